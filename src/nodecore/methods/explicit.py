@@ -1,17 +1,17 @@
 """All explicit Runge-Kutta coefficients, as data.
 
 name      order  error  dense  evaluations  real limit  imaginary limit
-euler       1      -      1         1          2            0
-midpoint    2      -      2         2          2            0
-heun        2      1      2         2          2            0
-ralston     2      -      2         2          2            0
-ssprk3      3      -      3         3          2.51         1.73
-rk4         4      -      3         4          2.79         2.83
-rk38        4      -      3         4          2.79         2.83
-bosh3       3      2      3         3          2.51         1.73
-dopri5      5      4      4         6          3.31         0
-tsit5       5      4      4         6          3.51         0
-dop853      8      7      7        12 (+3)     -            -
+euler       1      -      1         1         2.00         0.00
+midpoint    2      -      2         2         2.00         0.00
+heun        2      1      2         2         2.00         0.00
+ralston     2      -      2         2         2.00         0.00
+ssprk3      3      -      3         3         2.51         1.73
+rk4         4      -      3         4         2.79         2.83
+rk38        4      -      3         4         2.79         2.83
+bosh3       3      2      3         3         2.51         1.73
+dopri5      5      4      4         6         3.31         1.00
+tsit5       5      4      4         6         3.51         0.48
+dop853      8      7      7        12 (+3)    6.39         5.96
 
 error: order of the error estimate; evaluations: per accepted step, in brackets those that only a
 step holding an output needs; limits: of absolute stability along the axes, in units of 1/h.
@@ -439,8 +439,8 @@ def _dop853() -> Tableau:
             " -39.177261675615439165231486172 -149.72683625798562581422125276",
         ],
         aliases=("dopri853", "dopri8", "dp8"),
-        citation="E. Hairer, S. P. Norsett and G. Wanner, Solving Ordinary Differential Equations I "
-        "(1993), II.5 and II.6, and their code DOP853",
+        citation="E. Hairer, S. P. Norsett and G. Wanner, Solving Ordinary Differential Equations "
+        "I (1993), II.5 and II.6, and their code DOP853",
     )
 
 

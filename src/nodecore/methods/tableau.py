@@ -166,7 +166,7 @@ class Tableau:
 
     @property
     def step_stage(self) -> int:
-        """Index of the stage whose argument is y_{n+1} and whose derivative the next step reuses."""
+        """Index of the stage whose argument is y_{n+1}; its derivative is the next step's first."""
         return self.n_step_stages - 1
 
     @property
