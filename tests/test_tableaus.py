@@ -94,7 +94,7 @@ def slope(steps, error, floor=3e-13):
 # ---- Identities ----------------------------------------------------------------------------------
 
 
-@each
+@each_explicit
 def test_the_last_stage_of_a_step_is_its_result(tab):
     assert tab.stiffly_accurate and tab.fsal
     assert tab.step_stage == tab.n_step_stages - 1
@@ -227,7 +227,7 @@ def test_dop853_agrees_with_scipy():
 # ---- Linear stability ----------------------------------------------------------------------------
 
 
-@each
+@each_explicit
 def test_stability_function_is_what_a_step_does(tab):
     num, den = theory.stability_function(tab)
     for z in (-0.7, 0.3j, -1.1 + 0.8j, 0.4):

@@ -77,6 +77,11 @@ def get(name: str | Tableau) -> Tableau:
         return name
     if not isinstance(name, str):
         raise InputError(f"method must be a name, not {type(name).__name__}: {', '.join(names())}")
+    return _find(name)
+
+
+@cache
+def _find(name: str) -> Tableau:
     if name in _BUILDERS:
         return _tableau(name)
     index = _index()

@@ -16,7 +16,7 @@ dop853      8      7      7        12 (+3)    6.39         5.96
 error: order of the error estimate; evaluations: per accepted step, in brackets those that only a
 step holding an output needs; limits: of absolute stability along the axes, in units of 1/h.
 
-Every number is an exact fraction or a decimal of 30 or more digits; sums and products are exact
+Every number is an exact fraction or a decimal of at least 28 digits; sums and products are exact
 (`fractions.Fraction`), each result is rounded to float64 once. A tableau is built when first
 asked for.
 """
@@ -205,7 +205,7 @@ def _rk4() -> Tableau:
         A=["1/2", "0 1/2", "0 0 1"],
         b="1/6 1/3 1/3 1/6",
         dense_order=3,
-        aliases=("classic", "runge_kutta4"),
+        aliases=("runge_kutta4",),
         citation="W. Kutta, Z. Math. Phys. 46 (1901) 435-453",
     )
 
@@ -284,8 +284,8 @@ def _dopri5() -> Tableau:
 
 
 def _tsit5() -> Tableau:
-    # Tsitouras' published digits, carried on by solving the order conditions (docs/math/
-    # explicit-runge-kutta.md): b_2(theta) and b_7(theta) as published, the rest then unique.
+    # Tsitouras' published coefficients with the digits that the order conditions add to them
+    # (docs/math/explicit-runge-kutta.md); b_2(theta) and b_7(theta) are exact as published.
     return _build(
         "tsit5",
         5,
@@ -438,7 +438,7 @@ def _dop853() -> Tableau:
             " -43.533456590011143754432175058 96.3245539591882829483949506"
             " -39.177261675615439165231486172 -149.72683625798562581422125276",
         ],
-        aliases=("dopri853", "dopri8", "dp8"),
+        aliases=("dopri853", "dp8"),
         citation="E. Hairer, S. P. Norsett and G. Wanner, Solving Ordinary Differential Equations "
         "I (1993), II.5 and II.6, and their code DOP853",
     )
