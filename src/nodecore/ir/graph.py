@@ -1,0 +1,385 @@
+"""The hash-consed graph that tracer and transforms share.
+
+A node's value is a flat vector of ``n`` rows (for one sample); shapes live in the tracer. Nodes are
+immutable, and equal nodes are one object, so common subexpressions never arise. The id of a node is
+larger than those of its arguments: ascending ids are a topological order.
+
+Every node has a *rate*: how often its value changes. What depends on constants and params alone is
+computed once a solve, what depends on args too once a sample, the rest at every stage.
+
+A node is *wild* when its value may be infinite or NaN although its sample is fine: behind a guard
+such as ``np.where(x > 0, np.log(x), 0)``. A cotangent of 0 must stay 0 when multiplied by it, so
+products with wild factors are ``zmul`` there, and plain ``mul`` otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import ops
+
+FloatArray = npt.NDArray[np.float64]
+IndexArray = npt.NDArray[np.int32]
+Dims = tuple[int, int, int, int]
+
+CONST, PARAMS, SAMPLE, STEP = range(4)
+
+
+class Node:
+    """One operation. ``attrs`` is hashable; ``data`` holds a constant or an index array."""
+
+    __slots__ = ("args", "attrs", "data", "id", "n", "op", "rate", "wild")
+
+    def __init__(
+        self, op: str, args: tuple[Node, ...], attrs: Any, n: int, rate: int, id_: int, data: Any,
+        wild: bool,
+    ) -> None:  # fmt: skip
+        self.op, self.args, self.attrs, self.n = op, args, attrs, n
+        self.rate, self.id, self.data, self.wild = rate, id_, data, wild
+
+    def __repr__(self) -> str:
+        args = ", ".join(f"%{a.id}" for a in self.args)
+        attrs = f" {self.attrs}" if self.op in ("input", "contract", "outer") else ""
+        return f"%{self.id} = {self.op}({args}){attrs} : {self.n}"
+
+
+# inputs that a solve has checked to be finite; args and data may hold NaN for "not measured"
+_TAME_INPUTS = ("t", "y", "params", "ct", "v")
+
+
+_COMMUTATIVE = frozenset(("add", "mul", "eq", "ne", "and", "or"))
+
+
+def _as_index(idx: npt.ArrayLike) -> IndexArray:
+    out = np.ascontiguousarray(idx, dtype=np.int32).reshape(-1)
+    out.flags.writeable = False
+    return out
+
+
+class Graph:
+    """Builds nodes; the only place where nodes are made."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self._table: dict[Any, Node] = {}
+        self._scalars: dict[float, Node] = {}
+        self._n_vars = 0
+
+    # ---- construction ---------------------------------------------------------------------------
+
+    def _node(
+        self, op: str, args: tuple[Node, ...], n: int, attrs: Any = None, data: Any = None
+    ) -> Node:
+        key = (op, tuple([a.id for a in args]), attrs)
+        node = self._table.get(key)
+        if node is None:
+            rate = CONST
+            wild = op in ops.WILD
+            for a in args:
+                if a.rate > rate:
+                    rate = a.rate
+                wild = wild or a.wild
+            if op in ops.TAME:
+                wild = False
+            node = Node(op, args, attrs, n, rate, len(self.nodes), data, wild)
+            self.nodes.append(node)
+            self._table[key] = node
+        return node
+
+    def input(self, kind: str, slot: int, n: int, rate: int, wild: bool | None = None) -> Node:
+        """A leaf: ``kind`` is "t", "y", "params", "args", "ct", ...; ``slot`` numbers its leaves."""
+        key = ("input", (), (kind, slot))
+        node = self._table.get(key)
+        if node is None:
+            if wild is None:
+                wild = kind not in _TAME_INPUTS
+            node = Node("input", (), (kind, slot), n, rate, len(self.nodes), None, wild)
+            self.nodes.append(node)
+            self._table[key] = node
+        return node
+
+    def var(self, n: int, rate: int, wild: bool = True) -> Node:
+        """A fresh placeholder, to be differentiated by and then substituted (nested ``grad``)."""
+        self._n_vars += 1
+        return self.input("var", self._n_vars, n, rate, wild)
+
+    def const(self, value: npt.ArrayLike) -> Node:
+        """A constant; an array whose entries are all equal (bitwise) is stored as one number."""
+        if type(value) is float and value != 0 and value == value:
+            node = self._scalars.get(value)
+            if node is None:
+                node = self._scalars[value] = self._const(np.array([value]))
+            return node
+        return self._const(np.array(value, dtype=np.float64).reshape(-1))
+
+    def _const(self, data: FloatArray) -> Node:
+        bits = data.view(np.int64)
+        data.flags.writeable = False
+        if data.size > 1 and bits[0] == bits[-1] and (bits == bits[0]).all():
+            return self.gather(self._const(data[:1].copy()), np.zeros(data.size, np.int32))
+        node = self._node("const", (), data.size, data.tobytes(), data)
+        node.wild = not bool(np.isfinite(data).all())
+        return node
+
+    def zeros(self, n: int) -> Node:
+        """``n`` zeros."""
+        zero = self.const(0.0)
+        return zero if n == 1 else self.gather(zero, np.zeros(n, np.int32))
+
+    def ew(self, op: str, *args: Node) -> Node:
+        """An elementwise op; an operand has the result's rows, or one row that serves for all."""
+        n = 1
+        for a in args:
+            if a.n != 1 and a.n != n:
+                if n != 1:
+                    raise ValueError(f"{op}: rows {[b.n for b in args]} do not agree")
+                n = a.n
+        if n > 1 and any(a.op == "gather" for a in args):
+            # a row repeated by a gather is the row itself
+            args = tuple([_unrepeat(a) for a in args])
+            if all(a.n == 1 for a in args):
+                return self.gather(self.ew(op, *args), np.zeros(n, np.int32))
+        if all(a.op == "const" for a in args):
+            with np.errstate(all="ignore"):
+                return self.const(ops.OPS[op].numpy(*[a.data for a in args]))
+        if op in _COMMUTATIVE and (
+            args[0].op == "const" or (args[1].op != "const" and args[0].id > args[1].id)
+        ):
+            args = args[::-1]
+        simple = self._simplify(op, args, n)
+        return self._node(op, tuple(args), n) if simple is None else simple
+
+    def _simplify(self, op: str, args: tuple[Node, ...], n: int) -> Node | None:
+        """Identities that hold bitwise up to the sign of zero."""
+        a = args[0]
+        b = args[1] if len(args) > 1 else None
+        one = b is not None and b.op == "const" and b.n == 1 and a.n == n
+        if op == "add":
+            if one and b is not None and b.data[0] == 0:
+                return a
+            for x, y in (args, args[::-1]):
+                uniform = x.op == "contract" and x.args[1].rate <= PARAMS >= y.rate
+                if uniform and len(x.args) == 2:
+                    bias = _bias_of(y, x.attrs)
+                    if bias is not None:
+                        return self.contract(x.args[0], x.args[1], x.attrs, bias)
+        elif op == "sub":
+            if one and b is not None and b.data[0] == 0:
+                return a
+        elif op in ("mul", "div", "zmul"):
+            if one and b is not None:
+                if b.data[0] == 1:
+                    return a
+                if b.data[0] == -1:
+                    return self.ew("neg", a)
+            if b is not None and op == "div":
+                if a.op == "const" and a.n == 1 and a.data[0] == 1:
+                    return self.ew("recip", b)
+            elif b is not None:
+                for x, y in (args, args[::-1]):
+                    if x.op == "const" and x.n == 1 and x.data[0] == 0:
+                        if not y.wild or (op == "zmul" and x is a):
+                            return x if n == 1 else self.zeros(n)
+                if op == "zmul" and not b.wild:
+                    return self.ew("mul", a, b)
+        elif op == "recip":
+            # 1 / (1 + exp(-x)), as people write it
+            if a.op == "add" and a.args[0].op == "exp" and _is_number(a.args[1], 1.0):
+                return self.ew("sigmoid", self.ew("neg", a.args[0].args[0]))
+        elif op == "log":
+            if a.op == "add" and a.args[0].op == "exp" and _is_number(a.args[1], 1.0):
+                return self.ew("softplus", a.args[0].args[0])
+        elif op == "log1p":
+            if a.op == "exp":
+                return self.ew("softplus", a.args[0])
+        elif op == "neg":
+            if a.op == "neg":
+                return a.args[0]
+        elif op == "select" and args[1] is args[2] and args[1].n == n:
+            return args[1]
+        return None
+
+    def gather(self, x: Node, idx: npt.ArrayLike) -> Node:
+        """``out[r] = x[idx[r]]``, or 0 where ``idx[r] < 0``."""
+        idx = _as_index(idx)
+        if x.op == "gather":
+            inner = x.data
+            idx = _as_index(np.where(idx < 0, -1, inner[idx])) if idx.size else idx
+            return self.gather(x.args[0], idx)
+        n = idx.size
+        if n == x.n and (idx == np.arange(n)).all():
+            return x
+        if x.op == "const":
+            if n == 1 or x.n > 1 or (idx < 0).any():
+                values = np.where(idx < 0, 0.0, x.data[idx])
+                if not (n > 1 and (values == values[0]).all()):
+                    return self.const(values)
+                x, idx = self.const(values[0]), _as_index(np.zeros(n, np.int32))
+        elif x.op == "concat" and n:
+            lo, hi = int(idx.min()), int(idx.max())
+            start = 0
+            for part in x.args:
+                if start <= lo and hi < start + part.n:
+                    return self.gather(part, idx - start)
+                start += part.n
+        return self._node("gather", (x,), n, idx.tobytes(), idx)
+
+    def segsum(self, x: Node, idx: npt.ArrayLike, n: int) -> Node:
+        """``out[idx[e]] += x[e]``, skipping ``idx[e] < 0``: the transpose of ``gather``."""
+        idx = _as_index(idx)
+        count = np.bincount(idx[idx >= 0], minlength=n)
+        if (count <= 1).all():  # a permutation with holes is a gather
+            back = np.full(n, -1, np.int32)
+            keep = idx >= 0
+            back[idx[keep]] = np.flatnonzero(keep)
+            return self.gather(x, back)
+        return self._node("segsum", (x,), n, (n, idx.tobytes()), idx)
+
+    def sum(self, x: Node) -> Node:
+        """The sum of all rows, as one row."""
+        return x if x.n == 1 else self.segsum(x, np.zeros(x.n, np.int32), 1)
+
+    def concat(self, parts: Sequence[Node]) -> Node:
+        """Rows of all parts, one after the other."""
+        parts = [p for p in parts if p.n]
+        if len(parts) == 1:
+            return parts[0]
+        if not parts:
+            return self.const(np.zeros(0))
+        if len(parts) == 2 and parts[0].op == "concat":
+            parts = [*parts[0].args, parts[1]]
+        parts = self._merge(parts)
+        if len(parts) == 1:
+            return parts[0]
+        return self._node("concat", tuple(parts), sum(p.n for p in parts))
+
+    def _merge(self, parts: Sequence[Node]) -> list[Node]:
+        """Neighbours that are constants, or rows of one node, as one part."""
+        groups: list[tuple[Node, list[IndexArray]]] = []
+        for p in parts:
+            source, idx = (p.args[0], p.data) if p.op == "gather" else (p, None)
+            if groups and (source is groups[-1][0]):
+                groups[-1][1].append(np.arange(p.n, dtype=np.int32) if idx is None else idx)
+            elif groups and source.op == "const" and groups[-1][0].op == "const":
+                last, indices = groups[-1]
+                values = np.concatenate([_values(last, i) for i in indices])
+                mine = _values(source, np.arange(p.n) if idx is None else idx)
+                merged = np.concatenate([values, mine])
+                node = self.const(merged)
+                if node.op == "gather":
+                    groups[-1] = (node.args[0], [node.data])
+                else:
+                    groups[-1] = (node, [np.arange(node.n, dtype=np.int32)])
+            else:
+                groups.append((source, [np.arange(p.n, dtype=np.int32) if idx is None else idx]))
+        if len(groups) == len(parts):
+            return list(parts)
+        return [self.gather(source, np.concatenate(indices)) for source, indices in groups]
+
+    def contract(self, x: Node, w: Node, dims: Dims, bias: Node | None = None) -> Node:
+        """``out[o,j,i] = bias[j] + sum_k x[o,k,i] w[k,j]`` with ``dims = (O, K, J, I)``."""
+        O, K, J, I = dims  # noqa: E741
+        if x.n != O * K * I or w.n != K * J:
+            raise ValueError(f"contract: rows {x.n}, {w.n} do not fit {dims}")
+        if x.op == "const" and O == I == 1 and K > 1 and not w.wild:
+            used = np.flatnonzero(x.data)
+            if used.size < K:  # rows that are multiplied by 0: sparse tangents
+                rows = np.arange(K * J).reshape(K, J)[used]
+                w = self.gather(w, rows)
+                if used.size == 0:
+                    return self.zeros(J) if bias is None else bias
+                if used.size == 1 and bias is None:
+                    return self.ew("mul", w, self.const(float(x.data[used[0]])))
+                return self.contract(self.const(x.data[used]), w, (1, used.size, J, 1), bias)
+        args = (x, w) if bias is None else (x, w, bias)
+        return self._node("contract", args, O * J * I, dims)
+
+    def outer(self, x: Node, g: Node, dims: Dims) -> Node:
+        """``out[k,j] = sum_{o,i} x[o,k,i] g[o,j,i]``: the cotangent of ``contract``'s ``w``."""
+        O, K, J, I = dims  # noqa: E741
+        if x.n != O * K * I or g.n != O * J * I:
+            raise ValueError(f"outer: rows {x.n}, {g.n} do not fit {dims}")
+        return self._node("outer", (x, g), K * J, dims)
+
+    def rebuild(self, node: Node, args: tuple[Node, ...]) -> Node:
+        """The same operation on other arguments."""
+        if node.op in ("input", "const"):
+            return node
+        if node.op == "gather":
+            return self.gather(args[0], node.data)
+        if node.op == "segsum":
+            return self.segsum(args[0], node.data, node.n)
+        if node.op == "concat":
+            return self.concat(args)
+        if node.op == "contract":
+            return self.contract(args[0], args[1], node.attrs, args[2] if len(args) > 2 else None)
+        if node.op == "outer":
+            return self.outer(args[0], args[1], node.attrs)
+        out = self.ew(node.op, *args)
+        return out if out.n == node.n else self.gather(out, np.zeros(node.n, np.int32))
+
+    def substitute(self, outs: Sequence[Node], mapping: Mapping[Node, Node]) -> list[Node]:
+        """``outs`` with the nodes of ``mapping`` replaced, here or from another graph."""
+        memo = dict(mapping)
+        for node in reachable(outs):
+            if node in memo:
+                continue
+            args = tuple([memo[a] for a in node.args])
+            if all(a is b for a, b in zip(args, node.args, strict=True)) and self.owns(node):
+                memo[node] = node
+            elif node.op == "input":
+                memo[node] = self.input(*node.attrs, node.n, node.rate, node.wild)
+            elif node.op == "const":
+                memo[node] = self.const(node.data)
+            else:
+                memo[node] = self.rebuild(node, args)
+        return [memo[o] for o in outs]
+
+    def owns(self, node: Node) -> bool:
+        """Was the node made by this graph?"""
+        return node.id < len(self.nodes) and self.nodes[node.id] is node
+
+
+def _values(const: Node, idx: IndexArray) -> FloatArray:
+    return np.where(idx < 0, 0.0, const.data[idx])
+
+
+def _is_number(a: Node, value: float) -> bool:
+    return a.op == "const" and a.n == 1 and bool(a.data[0] == value)
+
+
+def _unrepeat(a: Node) -> Node:
+    if a.op == "gather" and a.args[0].n == 1 and a.n > 1 and not a.data.any():
+        return a.args[0]
+    return a
+
+
+def _bias_of(b: Node, dims: Dims) -> Node | None:
+    """The J numbers that ``b`` repeats over the result of a contraction, if it does."""
+    O, _, J, I = dims  # noqa: E741
+    if O == 1 and I == 1:
+        return b if b.n == J else None
+    if b.n == 1 == J:
+        return b
+    if b.op == "gather" and b.args[0].n == J and b.n == O * J * I:
+        pattern = np.broadcast_to(np.arange(J)[None, :, None], (O, J, I)).reshape(-1)
+        if (b.data == pattern).all():
+            return b.args[0]
+    return None
+
+
+def reachable(outs: Iterable[Node], stop: Callable[[Node], bool] | None = None) -> list[Node]:
+    """The nodes that ``outs`` depend on, in topological order; not looking behind ``stop``."""
+    seen: dict[Node, None] = {}
+    stack = list(outs)
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen[node] = None
+            if stop is None or not stop(node):
+                stack.extend(node.args)
+    return sorted(seen, key=lambda v: v.id)

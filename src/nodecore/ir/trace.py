@@ -1,0 +1,484 @@
+"""From a NumPy function to a graph: what the front doors call.
+
+``trace_field`` traces ``f(t, y, params, args)``, ``trace_function`` any function of trees. Both call
+the function once, with tracers for the arrays.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from nodecore import tree
+from nodecore.status import InputError, TraceError
+
+from . import trace_numpy, trace_products, trace_reduce, trace_shapes, trace_ufuncs
+from .blame import error_at, find_trace_error
+from .graph import PARAMS, SAMPLE, STEP, Graph, Node, reachable
+from .tracer import Shape, Tracer, lift, name_methods, size_of
+
+__all__ = [
+    "FunctionTrace", "Spec", "Static", "Trace", "active_graph", "graph_key", "spec_of",
+    "trace_field", "trace_function", "trace_scalar", "tracing",
+]  # fmt: skip
+
+# imported for what they register
+_REGISTERED = (trace_numpy, trace_products, trace_reduce, trace_shapes, trace_ufuncs)
+name_methods()
+
+
+class Spec(NamedTuple):
+    """A tree of arrays without their values: structure, shapes and dtype kinds (f, i, b)."""
+
+    treedef: Any
+    shapes: Sequence[Shape]
+    kinds: Sequence[str]
+
+    @property
+    def given(self) -> bool:
+        """False for None, which has no leaves."""
+        return self.treedef is not None
+
+
+class Static(NamedTuple):
+    """An argument that is handed to the function as it is, and not traced."""
+
+    value: Any
+
+
+NOTHING = Spec(None, (), ())
+
+
+def spec_of(value: Any) -> Spec:
+    """The spec of a tree of arrays."""
+    leaves, treedef = tree.flatten(value)
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    kinds = tuple([_KINDS.get(a.dtype.kind, "?") for a in arrays])
+    if "?" in kinds:
+        path = tree.paths(treedef)[kinds.index("?")]
+        raise InputError(f"{path or 'an argument'} is not an array of real numbers")
+    return Spec(treedef, tuple([a.shape for a in arrays]), kinds)
+
+
+_KINDS = {"f": "f", "i": "i", "u": "i", "b": "b"}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A field as a graph. ``out`` has the D rows of the derivative, leaf after leaf."""
+
+    graph: Graph
+    out: Node
+    t: Node
+    y: Node
+    params: list[Node]
+    args: list[Node]
+
+    @property
+    def outs(self) -> list[Node]:
+        return [self.out]
+
+
+@dataclass(frozen=True)
+class FunctionTrace:
+    """A function of trees as a graph: input nodes for each argument, results leaf by leaf."""
+
+    graph: Graph
+    inputs: list[list[Node]]
+    outs: list[Node]
+    shapes: list[Shape]
+    treedef: Any
+
+    @property
+    def out(self) -> Node:
+        """All results, one after the other."""
+        return self.graph.concat(self.outs)
+
+
+# ---- the graph that functions inside a trace write to ---------------------------------------------
+
+
+class _Active(threading.local):
+    def __init__(self) -> None:
+        self.graphs: list[Graph] = []
+
+
+_active = _Active()
+
+
+def active_graph() -> Graph | None:
+    """The graph of the innermost trace that is under way in this thread."""
+    return _active.graphs[-1] if _active.graphs else None
+
+
+@contextmanager
+def tracing(graph: Graph) -> Iterator[Graph]:
+    """Make ``graph`` the active one."""
+    _active.graphs.append(graph)
+    try:
+        yield graph
+    finally:
+        _active.graphs.pop()
+
+
+# ---- fields ---------------------------------------------------------------------------------------
+
+
+class Arity(NamedTuple):
+    """How many positional arguments a function must and may have, and the names of the first."""
+
+    least: int
+    most: int
+    names: tuple[str, ...]
+
+
+_arities: WeakKeyDictionary[Any, Arity] = WeakKeyDictionary()
+
+
+def arity(fun: Callable[..., Any]) -> Arity:
+    """The arity of a function, cached."""
+    try:
+        known = _arities.get(fun)
+    except TypeError:
+        return _arity(fun)
+    if known is None:
+        known = _arity(fun)
+        try:
+            _arities[fun] = known
+        except TypeError:
+            pass
+    return known
+
+
+def _arity(fun: Callable[..., Any]) -> Arity:
+    try:
+        parameters = inspect.signature(fun).parameters.values()
+    except (TypeError, ValueError):  # some builtins have no signature
+        return Arity(0, 1 << 30, ())
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    least = sum(p.default is p.empty for p in places)
+    star = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    return Arity(least, 1 << 30 if star else len(places), tuple(p.name for p in places))
+
+
+_TIME = {"t", "time", "tt", "tau", "ts"}
+_STATE = {"y", "x", "u", "z", "s", "q", "h", "v", "state", "Y", "X", "yy", "conc", "c"}
+
+
+def field_arguments(
+    fun: Callable[..., Any], has_params: bool, has_args: bool, what: str = "field"
+) -> int:
+    """How many of (t, y, params, args) a field is called with."""
+    least, most, names = arity(fun)
+    name = getattr(fun, "__name__", what)
+    if len(names) >= 2 and names[1] in _TIME and names[0] not in _TIME:
+        raise TraceError(
+            f"the {what} {name}({', '.join(names)}) takes the state first; it is called as "
+            f"f(t, y, ...): write def {name}({', '.join((names[1], names[0], *names[2:]))})"
+        )
+    wanted = 4 if has_args else 3 if has_params else 2
+    if most < 2 or least > 4:
+        raise TraceError(
+            f"the {what} {name} takes {most if most < 2 else least} arguments; it is called as "
+            "f(t, y), f(t, y, params) or f(t, y, params, args)"
+        )
+    if wanted > most:
+        if has_args:
+            raise InputError(
+                f"args were given, but the {what} {name} has no fourth argument: write "
+                f"f(t, y, params, args); shared constants belong in params"
+            )
+        raise InputError(
+            f"params were given, but the {what} {name} has no third argument: write f(t, y, params)"
+        )
+    count = max(wanted, least)
+    if most >= 1 << 30:
+        count = max(count, wanted)
+    return count
+
+
+def trace_field(
+    fun: Callable[..., Any],
+    y_spec: Spec,
+    params_spec: Spec = NOTHING,
+    args_spec: Spec = NOTHING,
+    *,
+    what: str = "field",
+) -> Trace:
+    """Trace ``fun(t, y[, params[, args]])``; specs are those of one sample.
+
+    Raises
+    ------
+    TraceError
+        If the function does what cannot be traced, or its result is not like ``y``.
+    """
+    y_spec, params_spec, args_spec = Spec(*y_spec), Spec(*params_spec), Spec(*args_spec)
+    count = field_arguments(fun, params_spec.given, args_spec.given, what)
+    g = Graph()
+    sizes = [size_of(s) for s in y_spec.shapes]
+    t = g.input("t", 0, 1, STEP)
+    y = g.input("y", 0, sum(sizes), STEP)
+    params = _inputs(g, "params", params_spec, PARAMS)
+    args = _inputs(g, "args", args_spec, SAMPLE)
+    leaves, start = [], 0
+    for shape, size in zip(y_spec.shapes, sizes, strict=True):
+        node = y if size == y.n else g.gather(y, np.arange(start, start + size))
+        leaves.append(Tracer(g, node, tuple(shape), "f", "y"))
+        start += size
+    values = (
+        Tracer(g, t, (), "f", "t"),
+        tree.unflatten(y_spec.treedef, leaves),
+        _tracers(g, params, params_spec, "params"),
+        _tracers(g, args, args_spec, "args"),
+    )
+    specs = (Spec(tree.LEAF, ((),), ("f",)), y_spec, params_spec, args_spec)
+    with tracing(g):
+        try:
+            result = fun(*values[:count])
+            nodes = _match(g, result, y_spec, what)
+        except Exception as error:
+            swapped = _swapped_hint(fun, values[:count], y_spec, g, what)
+            if swapped is not None:
+                raise swapped from None
+            raise _explain(error, fun, specs[:count], what) from _cause(error)
+    return Trace(g, g.concat(nodes), t, y, params, args)
+
+
+def _inputs(g: Graph, kind: str, spec: Spec, rate: int) -> list[Node]:
+    return [g.input(kind, i, size_of(s), rate) for i, s in enumerate(spec.shapes)]
+
+
+def _tracers(g: Graph, nodes: Sequence[Node], spec: Spec, name: str) -> Any:
+    return tree.unflatten(
+        spec.treedef,
+        [
+            Tracer(g, node, tuple(shape), kind, name)
+            for node, shape, kind in zip(nodes, spec.shapes, spec.kinds, strict=True)
+        ],
+    )
+
+
+def _match(g: Graph, result: Any, spec: Spec, what: str) -> list[Node]:
+    """The result's nodes, one a leaf of ``spec``, if it has that tree and those shapes."""
+    if result is None:
+        raise TraceError(
+            f"the {what} returns None: it must return the derivative of y (`return dy`)"
+        )
+    leaves: list[Any] = []
+    _pair_up(spec.treedef, result, "", leaves, what)
+    nodes = []
+    for leaf, shape, path in zip(leaves, spec.shapes, tree.paths(spec.treedef), strict=True):
+        x = leaf if isinstance(leaf, Tracer) else _result(g, leaf, what)
+        if x.graph is not g:
+            lift(g, x)
+        if x.shape != tuple(shape) and not (x.shape == () and tuple(shape) == (1,)):
+            raise TraceError(
+                f"the {what} returns shape {x.shape} for y{path} of shape {tuple(shape)}: "
+                "a derivative has the state's shape (one sample's, without the batch)"
+            )
+        nodes.append(x.node)
+    return nodes
+
+
+def _result(g: Graph, leaf: Any, what: str) -> Tracer:
+    try:
+        return lift(g, leaf)
+    except ValueError:
+        raise TraceError(
+            f"the {what} returns items of different shapes, which do not make an array: "
+            "stack or concatenate them"
+        ) from None
+
+
+def _pair_up(treedef: Any, result: Any, path: str, leaves: list[Any], what: str) -> None:
+    if treedef == tree.LEAF:
+        if isinstance(result, dict) or result is None:
+            raise TraceError(f"the {what} returns {_name(result)} where y{path} is an array")
+        leaves.append(result)
+        return
+    if treedef is None:
+        return
+    kind, data, children = treedef
+    if kind == "dict":
+        if not isinstance(result, dict) or set(result) != set(data):
+            raise TraceError(
+                f"the {what} returns {_name(result)} where y{path} is a dict with keys "
+                f"{list(data)}: return a dict with these keys"
+            )
+        for key, child in zip(data, children, strict=True):
+            _pair_up(child, result[key], f"{path}[{key!r}]", leaves, what)
+        return
+    if not isinstance(result, list | tuple) or len(result) != len(children):
+        raise TraceError(
+            f"the {what} returns {_name(result)} where y{path} is a {kind} of {len(children)}: "
+            f"return a {kind} of {len(children)}"
+        )
+    for i, (child, value) in enumerate(zip(children, result, strict=True)):
+        _pair_up(child, value, f"{path}[{i}]", leaves, what)
+
+
+def _name(x: Any) -> str:
+    if isinstance(x, dict):
+        return f"a dict with keys {list(x)}"
+    if isinstance(x, list | tuple):
+        return f"a {type(x).__name__} of {len(x)}"
+    if isinstance(x, Tracer | np.ndarray):
+        return f"an array of shape {x.shape}"
+    return "None" if x is None else f"a {type(x).__name__}"
+
+
+# ---- general functions ----------------------------------------------------------------------------
+
+
+def trace_function(
+    fun: Callable[..., Any],
+    inputs: Sequence[tuple[str, Spec, int] | Static],
+    *,
+    what: str = "function",
+) -> FunctionTrace:
+    """Trace ``fun(*inputs)``, each input a (name, spec, rate), or a `Static` value.
+
+    The node of leaf i of input ``name`` is ``graph.input(name, i, ...)``.
+    """
+    g = Graph()
+    nodes: list[list[Node]] = []
+    values: list[Any] = []
+    specs: list[Any] = []
+    for item in inputs:
+        if isinstance(item, Static):
+            nodes.append([])
+            values.append(item.value)
+            specs.append(item)
+            continue
+        name, spec, rate = item
+        nodes.append(_inputs(g, name, spec, rate))
+        values.append(_tracers(g, nodes[-1], spec, name))
+        specs.append(spec)
+    with tracing(g):
+        try:
+            result = fun(*values)
+            if result is None:
+                raise TraceError(f"the {what} returns None: it must return its value")
+            leaves, treedef = flatten_result(result)
+            xs = [lift(g, leaf) for leaf in leaves]
+        except Exception as error:
+            raise _explain(error, fun, specs, what) from _cause(error)
+    return FunctionTrace(g, nodes, [x.node for x in xs], [x.shape for x in xs], treedef)
+
+
+def trace_scalar(
+    fun: Callable[..., Any],
+    inputs: Sequence[tuple[str, Spec, int] | Static],
+    *,
+    what: str = "loss",
+) -> FunctionTrace:
+    """The same for a function that returns one number."""
+    out = trace_function(fun, inputs, what=what)
+    if out.treedef != tree.LEAF or size_of(out.shapes[0]) != 1:
+        shape = out.shapes[0] if out.treedef == tree.LEAF else "a tree"
+        raise TraceError(
+            f"the {what} returns {'shape ' if shape != 'a tree' else ''}{shape}, not one number: "
+            "take the mean or the sum"
+        )
+    return out
+
+
+def flatten_result(result: Any) -> tuple[list[Any], Any]:
+    """`tree.flatten`, where a list or object array that holds traced numbers is one array."""
+    if isinstance(result, list) and result and all(_is_scalar(x) for x in result):
+        return [result], tree.LEAF
+    return tree.flatten(result)
+
+
+def _is_scalar(x: Any) -> bool:
+    if isinstance(x, list):
+        return bool(x) and all(_is_scalar(v) for v in x)
+    if isinstance(x, Tracer):
+        return x.shape == ()
+    return isinstance(x, int | float | np.number | np.bool_)
+
+
+# ---- errors ---------------------------------------------------------------------------------------
+
+
+def _cause(error: Exception) -> BaseException | None:
+    return error.__cause__ if isinstance(error, TraceError) else None
+
+
+def _examples(spec: Any) -> Any:
+    if isinstance(spec, Static):
+        return spec.value
+    fill = {"f": 0.7, "i": 1, "b": True}
+    arrays = [
+        np.full(s, fill[k])[()] if s == () else np.full(s, fill[k])
+        for s, k in zip(spec.shapes, spec.kinds, strict=True)
+    ]
+    return tree.unflatten(spec.treedef, arrays)
+
+
+def _explain(
+    error: Exception, fun: Callable[..., Any], specs: Sequence[Any], what: str
+) -> BaseException:
+    """The exception to show: ours where tracing is the cause, the user's own otherwise."""
+    if isinstance(error, TraceError):
+        return error
+    found = find_trace_error(error)
+    if found is not None:
+        return TraceError(str(found))
+    if isinstance(error, InputError):
+        return error
+    try:
+        with np.errstate(all="ignore"):
+            fun(*[_examples(s) for s in specs])
+    except Exception:
+        return error  # it fails on arrays as well
+    return error_at(
+        error.__traceback__,
+        f"the {what} works on arrays but cannot be traced: {type(error).__name__}: {error}",
+        "Traced values stand for arrays in NumPy functions, operators and indexing only. Gather "
+        "traced numbers by np.stack([...]) before calling SciPy or NumPy functions on them.",
+    )
+
+
+def _swapped_hint(
+    fun: Callable[..., Any], values: Sequence[Any], y_spec: Spec, g: Graph, what: str
+) -> TraceError | None:
+    """An error if the function works with t and y exchanged."""
+    t, y, *rest = values
+    try:
+        _match(g, fun(y, t, *rest), y_spec, what)
+    except Exception:
+        return None
+    name = getattr(fun, "__name__", what)
+    return TraceError(
+        f"the {what} {name} seems to take (y, t): with these two exchanged it works. It is called "
+        "as f(t, y, ...), the time first."
+    )
+
+
+# ---- identity -------------------------------------------------------------------------------------
+
+
+def graph_key(outs: Sequence[Node]) -> tuple[Any, ...]:
+    """What the graph computes, as a hashable value: equal keys mean equal programs.
+
+    Nodes are numbered by their place among those that ``outs`` need, so the key does not depend on
+    what else was traced; constants and index arrays are in it by content.
+    """
+    place: dict[Node, int] = {}
+    rows: list[Any] = []
+    for i, node in enumerate(reachable(outs)):
+        place[node] = i
+        if node.op == "input":
+            rows.append((node.attrs, node.n, node.rate))
+        else:
+            rows.append((node.op, node.attrs, node.n, *[place[a] for a in node.args]))
+    rows.append(tuple([place[o] for o in outs]))
+    return tuple(rows)

@@ -1,0 +1,411 @@
+"""NumPy functions that reduce or scan along axes: sum, max, mean, norm, cumsum, diff, ..."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import trace_ufuncs as uf
+from .blame import trace_error
+from .trace_shapes import by_name, function, lift_all
+from .tracer import FUNCTIONS, UFUNCS, Tracer, positions
+
+
+def axes_of(x: Tracer, axis: Any) -> tuple[int, ...]:
+    """The axes as nonnegative numbers; None stands for all."""
+    if axis is None:
+        return tuple(range(x.ndim))
+    axes = axis if isinstance(axis, tuple | list) else (axis,)
+    out = []
+    for a in axes:
+        if not -x.ndim <= a < x.ndim:
+            raise np.exceptions.AxisError(a, x.ndim)
+        out.append(a % x.ndim)
+    return tuple(out)
+
+
+def to_last(x: Tracer, axes: tuple[int, ...]) -> tuple[Tracer, tuple[int, ...]]:
+    """``x`` as a matrix whose columns run over ``axes``, and the shape of its rows."""
+    rest = [i for i in range(x.ndim) if i not in axes]
+    idx = positions(x.shape).transpose(*rest, *axes)
+    shape = tuple(x.shape[i] for i in rest)
+    return x.pick(idx.reshape(int(np.prod(shape)), -1)), shape
+
+
+def _finish(
+    node: Any, x: Tracer, shape: tuple[int, ...], axes: Any, keep: bool, kind: str
+) -> Tracer:
+    if keep:
+        shape = tuple(1 if i in axes else k for i, k in enumerate(x.shape))
+    return Tracer(x.graph, node, shape, kind)
+
+
+def _where(x: Tracer, where: Any, neutral: float) -> Tracer:
+    if where is True or where is np._NoValue:
+        return x
+    x, where = lift_all(x, where)
+    return uf.select(where, x, uf.const(x, neutral))
+
+
+@function(np.sum)
+def sum(
+    a: Any, axis: Any = None, dtype: Any = None, out: None = None, keepdims: Any = False,
+    initial: Any = 0.0, where: Any = True,
+) -> Tracer:  # fmt: skip
+    (x,) = lift_all(a)
+    x = _where(x, where, 0.0)
+    axes = axes_of(x, axis)
+    rest = tuple(1 if i in axes else k for i, k in enumerate(x.shape))
+    target = np.broadcast_to(positions(rest), x.shape)
+    n = int(np.prod(rest))
+    node = x.graph.sum(x.node) if n == 1 else x.graph.segsum(x.node, target, n)
+    shape = tuple(k for i, k in enumerate(x.shape) if i not in axes)
+    kind = "f" if x.kind == "f" else "i"
+    result = _finish(node, x, shape, axes, keepdims is True, kind)
+    if initial is np._NoValue or (type(initial) in (int, float) and initial == 0):
+        return result
+    return uf.add(*lift_all(result, initial))
+
+
+def _tree(op: str, neutral: float) -> Callable[..., Tracer]:
+    """A reduction by halves: n - 1 ops on rows, in about log2(n) instructions."""
+
+    def meaning(
+        a: Any, axis: Any = None, dtype: Any = None, out: None = None, keepdims: Any = False,
+        initial: Any = np._NoValue, where: Any = True,
+    ) -> Tracer:  # fmt: skip
+        (x,) = lift_all(a)
+        x = _where(x, where, neutral)
+        axes = axes_of(x, axis)
+        result = _finish(*_halve(op, x, axes), axes, keepdims is True, x.kind)
+        return result if initial is np._NoValue else UFUNCS[op](*lift_all(result, initial))
+
+    return meaning
+
+
+def _halve(op: str, x: Tracer, axes: tuple[int, ...]) -> tuple[Any, Tracer, tuple[int, ...]]:
+    y, shape = to_last(x, axes)
+    if y.shape[1] == 0:
+        if op != "multiply":
+            raise ValueError(f"{op} of no elements")
+        return uf.const(x, 1.0).broadcast(shape).node, x, shape
+    while y.shape[1] > 1:
+        half = (y.shape[1] + 1) // 2
+        low, high = y[:, :half], y[:, half:]
+        if high.shape[1] < half:
+            done = UFUNCS[op](low[:, :-1], high)
+            y = FUNCTIONS[np.concatenate]([done, low[:, -1:]], axis=1)
+        else:
+            y = UFUNCS[op](low, high)
+    return y.node, x, shape
+
+
+prod = FUNCTIONS[np.prod] = _tree("multiply", 1.0)
+
+
+def _extremum(op: str, neutral: float) -> Callable[..., Tracer]:
+    tree = _tree(op, neutral)
+
+    def meaning(
+        a: Any, axis: Any = None, out: None = None, keepdims: Any = False,
+        initial: Any = np._NoValue, where: Any = True,
+    ) -> Tracer:  # fmt: skip
+        return tree(a, axis, None, None, keepdims, initial, where)
+
+    return meaning
+
+
+max = _extremum("maximum", -np.inf)
+min = _extremum("minimum", np.inf)
+for _f in by_name("max", "amax"):
+    FUNCTIONS[_f] = max
+for _f in by_name("min", "amin"):
+    FUNCTIONS[_f] = min
+
+
+@function(np.ptp)
+def ptp(a: Any, axis: Any = None, out: None = None, keepdims: Any = False) -> Tracer:
+    return uf.subtract(max(a, axis, None, keepdims), min(a, axis, None, keepdims))
+
+
+@function(np.any)
+def any(
+    a: Any, axis: Any = None, out: None = None, keepdims: Any = False, *, where: Any = True
+) -> Tracer:
+    (x,) = lift_all(a)
+    count = sum(uf.truth(_where(x, where, 0.0)), axis, keepdims=keepdims)
+    return uf.not_equal(count, uf.const(x, 0.0))
+
+
+@function(np.all)
+def all(
+    a: Any, axis: Any = None, out: None = None, keepdims: Any = False, *, where: Any = True
+) -> Tracer:
+    (x,) = lift_all(a)
+    wrong = sum(uf.logical_not(_where(x, where, 1.0)), axis, keepdims=keepdims)
+    return uf.equal(wrong, uf.const(x, 0.0))
+
+
+@function(np.count_nonzero)
+def count_nonzero(a: Any, axis: Any = None, *, keepdims: bool = False) -> Tracer:
+    (x,) = lift_all(a)
+    return sum(uf.truth(x), axis, keepdims=keepdims)
+
+
+def _count(x: Tracer, axis: Any) -> int:
+    return int(np.prod([x.shape[i] for i in axes_of(x, axis)]))
+
+
+@function(np.mean)
+def mean(
+    a: Any, axis: Any = None, dtype: Any = None, out: None = None, keepdims: Any = False, *,
+    where: Any = True,
+) -> Tracer:  # fmt: skip
+    (x,) = lift_all(a)
+    total = sum(x, axis, keepdims=keepdims, where=where)
+    if where is True or where is np._NoValue:
+        return uf.multiply(total, uf.const(x, 1.0 / _count(x, axis)))
+    x, where = lift_all(x, where)
+    return uf.divide(total, sum(where.broadcast(x.shape), axis, keepdims=keepdims))
+
+
+@function(np.average)
+def average(
+    a: Any, axis: Any = None, weights: Any = None, returned: bool = False, *, keepdims: Any = False
+) -> Any:
+    if weights is None:
+        return mean(a, axis, keepdims=keepdims)
+    x, w = lift_all(a, weights)
+    if w.shape != x.shape and axis is not None:
+        w = w.reshape([k if i in axes_of(x, axis) else 1 for i, k in enumerate(x.shape)])
+    w = w.broadcast(x.shape)
+    scale = sum(w, axis, keepdims=keepdims)
+    result = uf.divide(sum(uf.multiply(x, w), axis, keepdims=keepdims), scale)
+    return (result, scale) if returned else result
+
+
+@function(np.var)
+def var(
+    a: Any, axis: Any = None, dtype: Any = None, out: None = None, ddof: float = 0,
+    keepdims: Any = False, **kwargs: Any,
+) -> Tracer:  # fmt: skip
+    (x,) = lift_all(a)
+    squares = uf.square(uf.subtract(x, mean(x, axis, keepdims=True)))
+    total = sum(squares, axis, keepdims=keepdims)
+    ddof = kwargs.get("correction", ddof)
+    return uf.multiply(total, uf.const(x, 1.0 / (_count(x, axis) - ddof)))
+
+
+@function(np.std)
+def std(*args: Any, **kwargs: Any) -> Tracer:
+    return uf.root(var(*args, **kwargs))
+
+
+@function(np.nansum)
+def nansum(
+    a: Any, axis: Any = None, dtype: Any = None, out: None = None, keepdims: Any = False,
+    initial: Any = 0.0, where: Any = True,
+) -> Tracer:  # fmt: skip
+    (x,) = lift_all(a)
+    clean = uf.select(uf.isnan(x), uf.const(x, 0.0), x)
+    return sum(clean, axis, None, None, keepdims, initial, where)
+
+
+@function(np.nanmean)
+def nanmean(
+    a: Any, axis: Any = None, dtype: Any = None, out: None = None, keepdims: Any = False, *,
+    where: Any = True,
+) -> Tracer:  # fmt: skip
+    (x,) = lift_all(a)
+    here = uf.logical_not(uf.isnan(x))
+    if where is not True and where is not np._NoValue:
+        here = uf.logical_and(*lift_all(here, where))
+    return mean(x, axis, keepdims=keepdims, where=here)
+
+
+@function(np.nanmax)
+def nanmax(a: Any, axis: Any = None, out: None = None, keepdims: Any = False) -> Tracer:
+    (x,) = lift_all(a)
+    return max(uf.select(uf.isnan(x), uf.const(x, -np.inf), x), axis, keepdims=keepdims)
+
+
+@function(np.nanmin)
+def nanmin(a: Any, axis: Any = None, out: None = None, keepdims: Any = False) -> Tracer:
+    (x,) = lift_all(a)
+    return min(uf.select(uf.isnan(x), uf.const(x, np.inf), x), axis, keepdims=keepdims)
+
+
+@function(np.nan_to_num)
+def nan_to_num(
+    x: Any, copy: bool = True, nan: Any = 0.0, posinf: Any = None, neginf: Any = None
+) -> Tracer:
+    (x,) = lift_all(x)
+    big = float(np.finfo(float).max)
+    high, low = big if posinf is None else posinf, -big if neginf is None else neginf
+    inf = uf.const(x, np.inf)
+    out = uf.select(uf.isnan(x), *lift_all(nan, x))
+    out = uf.select(uf.equal(out, inf), *lift_all(high, out))
+    return uf.select(uf.equal(out, uf.negative(inf)), *lift_all(low, out))
+
+
+@function(np.linalg.norm)
+def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Tracer:
+    (x,) = lift_all(x)
+    if ord is None and axis is None:
+        axis = tuple(range(x.ndim))
+    elif axis is None:
+        axis = tuple(range(x.ndim))
+    n_axes = len(axes_of(x, axis))
+    if ord in (None, "fro") or (ord == 2 and n_axes == 1):
+        return uf.root(sum(uf.square(x), axis, keepdims=keepdims))
+    if n_axes == 1 and ord in (np.inf, -np.inf):
+        return (max if ord > 0 else min)(uf.absolute(x), axis, keepdims=keepdims)
+    if n_axes == 1 and ord == 0:
+        return sum(uf.truth(x), axis, keepdims=keepdims)
+    if n_axes == 1 and isinstance(ord, int | float):
+        powers = uf.power(uf.absolute(x), uf.const(x, ord))
+        return uf.power(sum(powers, axis, keepdims=keepdims), uf.const(x, 1.0 / ord))
+    raise trace_error(
+        f"np.linalg.norm with ord={ord!r} of a matrix", "Use the Frobenius norm, ord=None or 'fro'."
+    )
+
+
+if hasattr(np.linalg, "vector_norm"):
+
+    @function(np.linalg.vector_norm)
+    def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Tracer:
+        (x,) = lift_all(x)
+        return norm(x.ravel() if axis is None and not keepdims else x, ord, axis, keepdims)
+
+
+# ---- along an axis --------------------------------------------------------------------------------
+
+
+def _scan(op: str) -> Callable[..., Tracer]:
+    """Prefix sums or products by doubling: log2(n) instructions of n rows."""
+
+    def meaning(a: Any, axis: Any = None, dtype: Any = None, out: None = None) -> Tracer:
+        (x,) = lift_all(a)
+        if axis is None:
+            x, axis = x.ravel(), 0
+        axis %= x.ndim
+        idx = np.moveaxis(positions(x.shape), axis, 0)
+        n, shift = x.shape[axis], 1
+        while shift < n:
+            before = np.concatenate([np.full_like(idx[:shift], -1), idx[:-shift]])
+            before = np.moveaxis(before, 0, axis)
+            earlier = x.pick(before)
+            if op == "multiply":
+                earlier = uf.select(
+                    Tracer(x.graph, x.graph.const(before < 0), x.shape), uf.const(x, 1.0), earlier
+                )
+            x = UFUNCS[op](x, earlier)
+            shift *= 2
+        return x.copy()
+
+    return meaning
+
+
+FUNCTIONS[np.cumsum], FUNCTIONS[np.cumprod] = _scan("add"), _scan("multiply")
+
+
+@function(np.diff)
+def diff(a: Any, n: int = 1, axis: int = -1, prepend: Any = None, append: Any = None) -> Tracer:
+    (x,) = lift_all(a)
+    axis %= x.ndim
+    ends = [v for v in (prepend, x, append) if v is not None and v is not np._NoValue]
+    if len(ends) > 1:
+        parts = []
+        for end in lift_all(*ends):
+            if end.ndim == 0:
+                end = end.broadcast(tuple(1 if i == axis else k for i, k in enumerate(x.shape)))
+            parts.append(end)
+        x = FUNCTIONS[np.concatenate](parts, axis=axis)
+    for _ in range(n):
+        idx = np.moveaxis(positions(x.shape), axis, 0)
+        up, low = (x.pick(np.moveaxis(i, 0, axis)) for i in (idx[1:], idx[:-1]))
+        x = UFUNCS["not_equal" if x.kind == "b" else "subtract"](up, low)
+    return x
+
+
+def trapezoid(y: Any, x: Any = None, dx: float = 1.0, axis: int = -1) -> Tracer:
+    """The trapezoidal rule along an axis."""
+    if x is None:
+        (y,) = lift_all(y)
+        width: Any = uf.const(y, dx)
+    else:
+        y, x = lift_all(y, x)
+        width = diff(x, axis=axis if x.ndim > 1 else -1)
+        if x.ndim == 1:
+            width = width.reshape([-1 if i == axis % y.ndim else 1 for i in range(y.ndim)])
+    idx = np.moveaxis(positions(y.shape), axis, 0)
+    up, low = (y.pick(np.moveaxis(i, 0, axis)) for i in (idx[1:], idx[:-1]))
+    return sum(uf.multiply(uf.multiply(width, uf.add(up, low)), uf.const(y, 0.5)), axis)
+
+
+for _f in by_name("trapezoid", "trapz"):
+    FUNCTIONS[_f] = trapezoid
+
+
+@function(np.gradient)
+def gradient(f: Any, *spacing: Any, axis: Any = None, edge_order: int = 1) -> Any:
+    (x,) = lift_all(f)
+    axes = axes_of(x, axis)
+    steps = list(spacing) if len(spacing) > 1 else [spacing[0] if spacing else 1.0] * len(axes)
+    if edge_order != 1 or len(steps) != len(axes) or not np.all([np.ndim(s) == 0 for s in steps]):
+        raise trace_error(
+            "np.gradient with a spacing that is not a number, or edge_order=2",
+            "Write the differences out with slices.",
+        )
+    out = []
+    for k, h in zip(axes, steps, strict=True):
+        idx = np.moveaxis(positions(x.shape), k, 0)
+        up = np.moveaxis(np.concatenate([idx[1:], idx[-1:]]), 0, k)
+        low = np.moveaxis(np.concatenate([idx[:1], idx[:-1]]), 0, k)
+        width = np.full(x.shape[k], 2.0)
+        width[[0, -1]] = 1.0
+        width = width.reshape([-1 if i == k else 1 for i in range(x.ndim)])
+        out.append(uf.divide(uf.subtract(x.pick(up), x.pick(low)), uf.multiply(*lift_all(width, h))
+                             if isinstance(h, Tracer) else lift_all(width * h, x)[0]))  # fmt: skip
+    return out[0] if len(out) == 1 else tuple(out)
+
+
+def _reduce(f: Callable[..., Any]) -> Callable[..., Any]:
+    """``ufunc.reduce``: as the function, along axis 0 unless told otherwise."""
+
+    def meaning(
+        a: Tracer, axis: Any = 0, dtype: Any = None, keepdims: Any = False, **kw: Any
+    ) -> Any:
+        return f(a, axis, keepdims=keepdims, **kw)
+
+    return meaning
+
+
+def _accumulate(f: Callable[..., Any]) -> Callable[..., Any]:
+    def meaning(a: Tracer, axis: Any = 0, dtype: Any = None) -> Any:
+        return f(a, axis)
+
+    return meaning
+
+
+for _name, _f in {
+    "add": sum, "multiply": prod, "maximum": max, "minimum": min, "logical_and": all,
+    "logical_or": any,
+}.items():  # fmt: skip
+    UFUNCS[f"{_name}.reduce"] = _reduce(_f)
+UFUNCS["add.accumulate"] = _accumulate(FUNCTIONS[np.cumsum])
+UFUNCS["multiply.accumulate"] = _accumulate(FUNCTIONS[np.cumprod])
+
+
+def _fold(name: str) -> Callable[..., Tracer]:
+    def meaning(a: Tracer, axis: Any = 0, dtype: Any = None, keepdims: Any = False) -> Tracer:
+        axes = axes_of(a, axis)
+        return _finish(*_halve(name, a, axes), axes, keepdims is True, "f")
+
+    return meaning
+
+
+for _name in ("logaddexp", "hypot"):
+    UFUNCS[f"{_name}.reduce"] = _fold(_name)
