@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,7 @@ Rule = Callable[..., "tuple[Node | None, ...]"]
 
 
 def _read_def() -> list[tuple[str, str]]:
-    text = (resources.files("nodecore._kernels") / "ops.def").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "_kernels" / "ops.def").read_text("utf-8")
     return re.findall(r"^(UNARY|BINARY|TERNARY|OTHER)\((\w+)\)", text, re.MULTILINE)
 
 

@@ -36,9 +36,14 @@ def by_name(*names: str) -> list[Any]:
 
 def find_graph(*xs: Any) -> Graph:
     """The graph of the first tracer in a nest of arguments."""
-    graph = _find(xs)
+    graph = find_graph_or_none(xs)
     assert graph is not None
     return graph
+
+
+def find_graph_or_none(*xs: Any) -> Graph | None:
+    """The same, None where there is no tracer."""
+    return _find(xs)
 
 
 def _find(xs: Any) -> Graph | None:
