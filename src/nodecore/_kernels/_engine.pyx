@@ -1,0 +1,739 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: cdivision=True
+"""The Python/C boundary: arrays in, arrays out, and the one parallel loop.
+
+    Fields     the programs of one field for one element type
+    Run        one solve: what went in, what came out, and the record for the backward pass
+
+Everything numerical happens in the templates of this folder, in the variant that `backend` picks.
+"""
+
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer,
+)
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cython.parallel cimport parallel, threadid
+from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+import os
+
+import numpy as np
+
+
+cdef extern from "backend.h":
+    enum:
+        NC_N_SPACES
+        NC_MAX_STAGES
+        NC_ADAPTIVE
+        NC_STOP_INTERRUPT
+        NC_STOP_DEADLINE
+        NC_STOP_MEMORY
+        NC_STOP_CALLBACK
+        NC_SP_RF
+        NC_SP_U
+        NC_SP_OUT
+        NC_SP_CT
+    ctypedef struct nc_instr:
+        int32_t op
+    ctypedef struct nc_program:
+        const nc_instr *code
+        const int32_t *ipool
+        int32_t n_instr
+        int32_t rf_rows
+    ctypedef struct nc_panel:
+        int32_t cap
+    ctypedef struct nc_sinks:
+        double *acc
+        void *buf
+        nc_panel *panels
+        int32_t n_panels
+    ctypedef struct nc_record:
+        int64_t n
+        int64_t lanes
+        int64_t dim
+        int64_t off_q
+        int64_t off_flags
+        int64_t off_t
+        int64_t off_h
+        int64_t off_t_new
+        int64_t off_y
+    void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes) nogil
+    void nc_record_free(nc_record *r) nogil
+    int64_t nc_record_bytes(const nc_record *r) nogil
+    char *nc_record_at(const nc_record *r, int64_t i) nogil
+    ctypedef struct nc_tableau:
+        int32_t n_stages
+        int32_t n_step
+        int32_t degree
+        int32_t adaptive
+        const double *A
+        const double *b
+        const double *c
+        const double *b_err
+        const double *b_err2
+        const double *P
+    ctypedef struct nc_control:
+        int32_t mode
+        int32_t n_sub
+        int32_t stop_at_outputs
+        int32_t error_exponent
+        double rtol
+        double dt
+        double first_step
+        double max_step
+        int64_t max_steps
+        const void *atol
+        double log2_safety
+        double beta[3]
+        double beta_reject
+        double factor_min
+        double factor_max
+        double log2_memory_floor
+    ctypedef struct nc_problem
+    ctypedef int (*nc_opaque_field)(void *, const nc_problem *, int64_t, const double *,
+                                    const void *, void *, const int64_t *, const uint8_t *)
+    ctypedef int (*nc_opaque_pull)(void *, const nc_problem *, int64_t, const double *,
+                                   const void *, const void *, void *, const int64_t *,
+                                   const uint8_t *)
+    ctypedef int (*nc_poll)(void *, double)
+    ctypedef struct nc_problem:
+        nc_program sample
+        nc_program field
+        nc_program field_keep
+        nc_program reverse
+        nc_program sample_reverse
+        int32_t dim
+        int32_t n_args
+        int32_t n_sample
+        int32_t res_rows
+        int64_t acc_size
+        int32_t n_panels
+        int32_t n_sample_panels
+        int32_t time_dependent
+        nc_opaque_field opaque_field
+        nc_opaque_pull opaque_pull
+        void *opaque_ctx
+        const void *uniform
+        const nc_tableau *method
+        nc_control control
+        int64_t batch
+        const void *y0
+        const void *args
+        void *sample_values
+        const double *t
+        const int64_t *t_off
+        const int64_t *out_off
+        const double *stops
+        const int64_t *stop_off
+        const double *grid
+        const double *grid_h
+        const int64_t *grid_off
+        const int32_t *out_step
+        void *y_out
+        int32_t *status
+        double *t_reached
+        double *h_last
+        int64_t *n_accepted
+        int64_t *n_rejected
+        int64_t *n_fev
+        int64_t *n_reached
+        int64_t tile
+        int64_t n_chunks
+        nc_record *records
+        int64_t next
+        int64_t retired
+        int32_t stop
+        int32_t n_done
+        double deadline
+        nc_poll poll
+        void *poll_ctx
+    ctypedef struct nc_backward:
+        const void *dy
+        void *y0_bar
+        void *args_bar
+        double *t_bar
+        double *acc
+        int32_t grid_rule
+        int64_t next
+        int64_t *bad_sample
+        double *bad_t
+    ctypedef struct nc_backend:
+        const char *isa
+        int32_t real_bytes
+        int32_t vector_lanes
+        void (*run)(const nc_program *, void **, int64_t, nc_sinks *) noexcept nogil
+        size_t (*panel_layout)(const nc_program *, int64_t, nc_panel *) noexcept nogil
+        void (*panel_flush)(nc_sinks *) noexcept nogil
+        int (*forward)(nc_problem *, int, double, void **) noexcept nogil
+        void (*backward)(nc_problem *, nc_backward *, int) noexcept nogil
+    ctypedef struct nc_variant:
+        const char *name
+        const nc_backend *f64
+        const nc_backend *f32
+    int nc_n_variants() nogil
+    const nc_variant *nc_variant_at(int i) nogil
+    int nc_isa_available(const char *name) nogil
+    void nc_wait(nc_problem *p, int others) nogil
+    double nc_now() nogil
+
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    #include <omp.h>
+    static int nc_openmp(void) { return 1; }
+    static int nc_max_threads(void) { return omp_get_max_threads(); }
+    #else
+    static int nc_openmp(void) { return 0; }
+    static int nc_max_threads(void) { return 1; }
+    #endif
+    static void nc_thread_done(int32_t *n) { __atomic_fetch_add(n, 1, __ATOMIC_RELEASE); }
+    """
+    int nc_openmp() nogil
+    int nc_max_threads() nogil
+    void nc_thread_done(int32_t *n) nogil
+
+
+# ---- Which variant -------------------------------------------------------------------------------
+
+ISAS = tuple(nc_variant_at(i).name.decode() for i in range(nc_n_variants()))
+
+
+def isas_available():
+    """The compiled instruction sets that this processor can run, best first."""
+    return tuple(name for name in ISAS if nc_isa_available(name.encode()))
+
+
+def openmp():
+    """Whether the build has OpenMP, and how many threads it would use."""
+    return bool(nc_openmp()), nc_max_threads()
+
+
+cdef const nc_backend *_backend(str isa, bint is_f32) except NULL:
+    cdef int i
+    for i in range(nc_n_variants()):
+        if nc_variant_at(i).name.decode() == isa:
+            if not nc_isa_available(nc_variant_at(i).name):
+                break
+            return nc_variant_at(i).f32 if is_f32 else nc_variant_at(i).f64
+    raise ValueError(f"ISA {isa!r} is not available; there are {', '.join(isas_available())}")
+
+
+# ---- Arrays --------------------------------------------------------------------------------------
+
+cdef void *_ptr(object array) except? NULL:
+    """The data of a C-contiguous array that the caller keeps alive; NULL for None."""
+    cdef Py_buffer view
+    cdef void *p
+    if array is None:
+        return NULL
+    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
+    p = view.buf
+    PyBuffer_Release(&view)
+    return p
+
+
+cdef int _copy_into(char *dst, Py_ssize_t nbytes, object array) except -1:
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
+    if view.len != nbytes:
+        PyBuffer_Release(&view)
+        raise ValueError("size mismatch")
+    memcpy(dst, view.buf, nbytes)
+    PyBuffer_Release(&view)
+    return 0
+
+
+cdef nc_program _program(object program):
+    """The C view of a nodecore.ir.program.Program, which must stay alive."""
+    cdef nc_program p
+    memset(&p, 0, sizeof(p))
+    if program is not None:
+        p.n_instr = program.packed.shape[0]
+        p.code = <const nc_instr *> (_ptr(program.packed) if p.n_instr else NULL)
+        p.ipool = <const int32_t *> _ptr(program.ipool)
+        p.rf_rows = program.rf_rows
+    return p
+
+
+def run_program(code, ipool, int rf_rows, dict spaces, int64_t L, str isa, acc=None):
+    """Runs one program once: the entry for tests, and for programs that are not stepped.
+
+    `spaces` maps the numbers of `enum nc_space` to C-contiguous arrays of one element type, (rows,
+    L) or, for the uniform space, (rows,); they are modified in place. `acc`, a float64 array,
+    receives the sinks.
+    """
+    cdef void *base[32]
+    cdef nc_program p
+    cdef nc_sinks sinks
+    cdef const nc_backend *be
+    cdef size_t elems
+    memset(base, 0, sizeof(base))
+    first = next(iter(spaces.values()))
+    be = _backend(isa, first.dtype.itemsize == 4)
+    for space, array in spaces.items():
+        base[<int> space] = _ptr(array)
+    registers = np.zeros(rf_rows * L + 64, first.dtype)
+    base[NC_SP_RF] = _ptr(registers)
+    p.n_instr = code.shape[0]
+    p.code = <const nc_instr *> (_ptr(code) if p.n_instr else NULL)
+    p.ipool = <const int32_t *> _ptr(ipool)
+    p.rf_rows = rf_rows
+    if acc is None:
+        be.run(&p, base, L, NULL)
+        return
+    panels = np.zeros((p.n_instr + 1) * 128, np.uint8)
+    sinks.panels = <nc_panel *> _ptr(panels)
+    elems = be.panel_layout(&p, L, sinks.panels)
+    buf = np.zeros(elems + 64, first.dtype)
+    sinks.buf = _ptr(buf)
+    sinks.acc = <double *> _ptr(acc)
+    sinks.n_panels = int(code[:, 15].max()) + 1 if p.n_instr else 0
+    be.run(&p, base, L, &sinks)
+    be.panel_flush(&sinks)
+
+
+# ---- Callbacks -----------------------------------------------------------------------------------
+
+cdef class _Watch:
+    """What the leader does every 20 ms: signals, and a progress callback."""
+    cdef object progress
+    cdef public object error
+
+    def __cinit__(self, progress):
+        self.progress = progress
+        self.error = None
+
+
+cdef int _poll(void *ctx, double done) noexcept with gil:
+    cdef _Watch watch = <_Watch> ctx
+    try:
+        PyErr_CheckSignals()
+        if watch.progress is not None:
+            watch.progress(done)
+    except BaseException as error:
+        watch.error = error
+        return 1
+    return 0
+
+
+cdef class _Opaque:
+    """A field (and its pullback) given as Python callables on arrays of lanes."""
+    cdef object field, pull, dtype
+    cdef Py_ssize_t itemsize
+    cdef public object error
+
+    def __cinit__(self, field, pull, dtype):
+        self.field, self.pull, self.dtype = field, pull, np.dtype(dtype)
+        self.itemsize = self.dtype.itemsize
+        self.error = None
+
+    cdef object lanes(self, const void *p, int64_t rows, int64_t L):
+        view = PyMemoryView_FromMemory(<char *> p, rows * L * self.itemsize, PyBUF_WRITABLE)
+        return np.frombuffer(view, self.dtype).reshape(rows, L)
+
+
+cdef object _active(const double *t, const int64_t *sample, const uint8_t *active, int64_t L):
+    cdef list lanes = [l for l in range(L) if active[l]]
+    cdef object times = np.array([t[<int64_t> l] for l in lanes])
+    return lanes, times, np.array([sample[<int64_t> l] for l in lanes], np.int64)
+
+
+cdef int _opaque_field(void *ctx, const nc_problem *p, int64_t L, const double *t, const void *y,
+                       void *k, const int64_t *sample, const uint8_t *active) noexcept with gil:
+    cdef _Opaque o = <_Opaque> ctx
+    try:
+        lanes, times, samples = _active(t, sample, active, L)
+        if lanes:
+            out = o.lanes(k, p.dim, L)
+            out[:, lanes] = o.field(times, o.lanes(y, p.dim, L)[:, lanes].T.copy(), samples).T
+    except BaseException as error:
+        o.error = error
+        return 1
+    return 0
+
+
+cdef int _opaque_pull(void *ctx, const nc_problem *p, int64_t L, const double *t, const void *y,
+                      const void *kappa, void *ybar, const int64_t *sample,
+                      const uint8_t *active) noexcept with gil:
+    cdef _Opaque o = <_Opaque> ctx
+    try:
+        lanes, times, samples = _active(t, sample, active, L)
+        out = o.lanes(ybar, p.dim, L)
+        out[:] = 0
+        if lanes:
+            out[:, lanes] = o.pull(times, o.lanes(y, p.dim, L)[:, lanes].T.copy(), samples,
+                                   o.lanes(kappa, p.dim, L)[:, lanes].T.copy()).T
+    except BaseException as error:
+        o.error = error
+        return 1
+    return 0
+
+
+# ---- A field's programs, bound to an element type and a variant ----------------------------------
+
+cdef class Fields:
+    """The programs of one field for one element type, and the uniform space's layout.
+
+    Parameters: the `Lowered` programs (or None and the dimensions, for an opaque field), the
+    tableau, the element type, the ISA.
+    """
+    cdef const nc_backend *be
+    cdef nc_problem proto
+    cdef nc_tableau tableau
+    cdef nc_program prologue, adjoint_prologue
+    cdef object lowered, method, consts, keep_alive
+    cdef readonly object dtype
+    cdef readonly str isa
+    cdef readonly int dim, n_args
+    cdef readonly bint has_adjoint, time_dependent
+    cdef Py_ssize_t itemsize, params_off
+    cdef readonly Py_ssize_t n_uniform, n_params
+    cdef readonly int64_t acc_size
+    cdef Py_ssize_t registers
+
+    def __init__(self, lowered, method, dtype, str isa, int dim=0, int n_args=0):
+        cdef nc_problem *p = &self.proto
+        memset(p, 0, sizeof(nc_problem))
+        self.lowered, self.method = lowered, method
+        self.dtype = np.dtype(dtype)
+        self.itemsize = self.dtype.itemsize
+        self.isa = isa
+        self.be = _backend(isa, self.itemsize == 4)
+        self.keep_alive = []
+        self._set_method(method)
+        if lowered is None:
+            p.dim = self.dim = dim
+            self.n_args = n_args
+            self.has_adjoint = True
+            self.time_dependent = False
+            return
+        p.sample = _program(lowered.sample)
+        p.field = _program(lowered.field)
+        p.dim = self.dim = lowered.dim
+        p.n_args = self.n_args = lowered.n_args
+        p.n_sample = lowered.n_sample
+        self.prologue = _program(lowered.prologue)
+        self.registers = lowered.prologue.rf_rows
+        self.n_uniform, self.n_params = lowered.n_uniform, lowered.n_params
+        self.params_off = lowered.params_off
+        self.consts = np.ascontiguousarray(lowered.consts, self.dtype)
+        adjoint = lowered.adjoint
+        self.has_adjoint = adjoint is not None
+        if self.has_adjoint:
+            p.field_keep = _program(adjoint.field_keep)
+            p.reverse = _program(adjoint.reverse)
+            p.sample_reverse = _program(adjoint.sample_reverse)
+            p.res_rows = adjoint.res_rows
+            p.acc_size = self.acc_size = adjoint.acc_size
+            p.n_panels = adjoint.reverse.n_panels
+            p.n_sample_panels = adjoint.sample_reverse.n_panels
+            p.time_dependent = self.time_dependent = adjoint.time_dependent
+            self.adjoint_prologue = _program(adjoint.prologue)
+            self.registers = max(self.registers, adjoint.prologue.rf_rows)
+
+    cdef int _set_method(self, m) except -1:
+        cdef nc_tableau *T = &self.tableau
+        memset(T, 0, sizeof(nc_tableau))
+        if m is None:
+            return 0
+        if m.n_stages > NC_MAX_STAGES:
+            raise ValueError(f"{m.name} has more than {NC_MAX_STAGES} stages")
+        T.n_stages, T.n_step = m.n_stages, m.n_step_stages
+        T.degree = m.P.shape[1]
+        T.adaptive = m.b_err is not None
+        T.A, T.b, T.c = <const double *> _ptr(m.A), <const double *> _ptr(m.b), <const double *> _ptr(m.c)
+        T.P = <const double *> _ptr(m.P)
+        T.b_err = <const double *> _ptr(m.b_err)
+        T.b_err2 = <const double *> _ptr(m.b_err2)
+        self.proto.method = T
+        return 0
+
+    @property
+    def vector_lanes(self):
+        """Lanes of one vector of this element type."""
+        return self.be.vector_lanes
+
+    def uniform(self, list leaves, bint adjoint):
+        """The uniform space: constants, params, and what the prologues compute from them."""
+        cdef void *base[32]
+        cdef char *at
+        cdef Py_ssize_t n = self.n_uniform
+        out = np.empty(n + 64, self.dtype)
+        at = <char *> _ptr(out)
+        memcpy(at, _ptr(self.consts), self.consts.nbytes)
+        memset(at + n * self.itemsize, 0, 64 * self.itemsize)
+        cdef Py_ssize_t off = self.params_off
+        for leaf in leaves:
+            if leaf.dtype is not self.dtype and leaf.dtype != self.dtype or not leaf.flags.c_contiguous:
+                leaf = np.ascontiguousarray(leaf, self.dtype)
+            _copy_into(at + off * self.itemsize, leaf.nbytes, leaf)
+            off += leaf.size
+        if off != self.params_off + self.n_params:
+            raise ValueError("params do not fit the field")
+        if self.prologue.n_instr or (adjoint and self.adjoint_prologue.n_instr):
+            memset(base, 0, sizeof(base))
+            registers = np.empty(self.registers + 64, self.dtype)
+            base[NC_SP_RF] = _ptr(registers)
+            base[NC_SP_U] = at
+            self.be.run(&self.prologue, base, 1, NULL)
+            if adjoint:
+                self.be.run(&self.adjoint_prologue, base, 1, NULL)
+        return out
+
+    def params_bar(self, uniform, acc):
+        """Pulls the accumulator back to the params (float64 fields only)."""
+        cdef void *base[32]
+        cdef nc_program p = _program(self.lowered.adjoint.params_reverse)
+        memset(base, 0, sizeof(base))
+        out = np.zeros(self.n_params + 64)
+        registers = np.zeros(p.rf_rows + 64)
+        padded = np.zeros(acc.size + 64)
+        padded[:acc.size] = acc
+        base[NC_SP_RF] = _ptr(registers)
+        base[NC_SP_U] = _ptr(uniform)
+        base[NC_SP_CT] = _ptr(padded)
+        base[NC_SP_OUT] = _ptr(out)
+        self.be.run(&p, base, 1, NULL)
+        return out[:self.n_params]
+
+
+cdef class Run:
+    """One solve: owns (or shares) its inputs, its results and the record of its steps."""
+    cdef nc_problem p
+    cdef nc_record *records
+    cdef int64_t n_records
+    cdef const nc_backend *be
+    cdef readonly Fields fields
+    cdef readonly object inputs, y, ints, floats, status, sample_values, uniform
+    cdef _Opaque opaque
+    cdef object atol
+
+    def __cinit__(self):
+        self.records = NULL
+
+    def __dealloc__(self):
+        cdef int64_t i
+        if self.records != NULL:
+            for i in range(self.n_records):
+                nc_record_free(&self.records[i])
+            free(self.records)
+
+    def __init__(self, Fields fields, uniform, tuple inputs, tuple control, bint keep, opaque=None):
+        """inputs: (y0, args, t, t_off, out_off, stops, stop_off, grid, grid_h, grid_off, out_step);
+        control: (mode, n_sub, stop_at_outputs, error_exponent, rtol, dt, first_step, max_step,
+        max_steps, atol, *controller)."""
+        cdef nc_problem *p = &self.p
+        cdef nc_control *c
+        cdef int64_t B, i, n_out
+        memcpy(p, &fields.proto, sizeof(nc_problem))
+        self.fields, self.be = fields, fields.be
+        self.inputs, self.uniform = inputs, uniform
+        p.uniform = _ptr(uniform)
+        y0, args, t, t_off, out_off, stops, stop_off, grid, grid_h, grid_off, out_step = inputs
+        p.batch = B = y0.shape[0]
+        p.y0, p.args = _ptr(y0), _ptr(args)
+        p.t = <const double *> _ptr(t)
+        p.t_off = <const int64_t *> _ptr(t_off)
+        p.out_off = <const int64_t *> _ptr(out_off)
+        p.stops, p.stop_off = <const double *> _ptr(stops), <const int64_t *> _ptr(stop_off)
+        p.grid, p.grid_h = <const double *> _ptr(grid), <const double *> _ptr(grid_h)
+        p.grid_off = <const int64_t *> _ptr(grid_off)
+        p.out_step = <const int32_t *> _ptr(out_step)
+        c = &p.control
+        c.mode, c.n_sub, c.stop_at_outputs = control[0], control[1], control[2]
+        c.error_exponent = control[3]
+        c.rtol, c.dt, c.first_step, c.max_step = control[4], control[5], control[6], control[7]
+        c.max_steps = control[8]
+        self.atol = control[9]
+        c.atol = _ptr(self.atol)
+        c.log2_safety = control[10]
+        c.beta[0], c.beta[1], c.beta[2] = control[11], control[12], control[13]
+        c.beta_reject, c.factor_min, c.factor_max = control[14], control[15], control[16]
+        c.log2_memory_floor = control[17]
+        n_out = p.out_off[B]
+        self.y = np.empty((n_out, fields.dim), fields.dtype)
+        self.ints = np.zeros((4, B), np.int64)
+        self.floats = np.zeros((2, B))
+        self.status = np.zeros(B, np.int32)
+        p.y_out = _ptr(self.y)
+        p.status = <int32_t *> _ptr(self.status)
+        p.n_accepted = <int64_t *> _ptr(self.ints)
+        p.n_rejected = p.n_accepted + B
+        p.n_fev = p.n_accepted + 2 * B
+        p.n_reached = p.n_accepted + 3 * B
+        p.t_reached = <double *> _ptr(self.floats)
+        p.h_last = p.t_reached + B
+        self.sample_values = None
+        if keep:
+            self.sample_values = np.empty((B, p.n_sample), fields.dtype)
+            p.sample_values = _ptr(self.sample_values)
+        if opaque is not None:
+            field, pull = opaque
+            self.opaque = _Opaque(field, pull, fields.dtype)
+            p.opaque_field = _opaque_field
+            p.opaque_ctx = <void *> self.opaque
+            if pull is not None:
+                p.opaque_pull = _opaque_pull
+        p.tile, p.n_chunks = self._cut(B, keep)
+        if keep:
+            self.n_records = p.n_chunks
+            self.records = <nc_record *> calloc(p.n_chunks, sizeof(nc_record))
+            if self.records == NULL:
+                raise MemoryError
+            p.records = self.records
+            for i in range(p.n_chunks):
+                nc_record_init(&self.records[i], p.tile, p.dim, self.be.real_bytes)
+
+    cdef tuple _cut(self, int64_t B, bint keep):
+        """Tile width and number of chunks: functions of batch and program only."""
+        cdef int64_t v = self.be.vector_lanes, L, chunks, most
+        if self.p.opaque_field != NULL:
+            return (B + v - 1) // v * v, 1
+        L = 1 if B <= 2 else v if B < 4 * v else 2 * v
+        if not keep:
+            return L, 1
+        chunks = min(max(B // (4 * L) if L > 1 else B, 1), 64)
+        most = max(32 * 1024 * 1024 // (8 * max(self.p.acc_size, 1)), 1)
+        return L, min(chunks, most)
+
+    def forward(self, int n_threads, double deadline, progress=None):
+        """Solves. Raises what a callback or a signal raised."""
+        cdef nc_problem *p = &self.p
+        cdef const nc_backend *be = self.be
+        cdef void *state = NULL
+        cdef void *mine
+        cdef int n = n_threads if p.opaque_field == NULL else 1
+        cdef _Watch watch = _Watch(progress)
+        p.deadline = nc_now() + deadline
+        p.poll, p.poll_ctx = _poll, <void *> watch
+        with nogil:
+            if be.forward(p, 1, 100e-6 if n > 1 else 0, &state):
+                with parallel(num_threads=n):
+                    if threadid() == 0:
+                        be.forward(p, 1, 0, &state)
+                        nc_wait(p, _team() - 1)
+                    else:
+                        _follow(be, p)
+        self._raise(watch)
+
+    cdef int _raise(self, _Watch watch) except -1:
+        cdef int stop = self.p.stop
+        self.p.poll, self.p.poll_ctx = NULL, NULL
+        if self.opaque is not None and self.opaque.error is not None:
+            raise self.opaque.error
+        if watch.error is not None:
+            raise watch.error
+        if stop == NC_STOP_MEMORY:
+            raise MemoryError("nodecore: out of memory")
+        return 0
+
+    def backward(self, dy, int n_threads, int grid_rule, progress=None):
+        """(y0_bar, args_bar, t_bar, acc, bad): bad is None, or (sample, t) of the first cotangent
+        that is not finite."""
+        cdef nc_problem *p = &self.p
+        cdef const nc_backend *be = self.be
+        cdef nc_backward g
+        cdef int n = n_threads if p.opaque_field == NULL and p.n_chunks > 1 else 1
+        cdef int64_t B = p.batch, chunks = p.n_chunks
+        cdef _Watch watch = _Watch(progress)
+        memset(&g, 0, sizeof(g))
+        y0_bar = np.empty((B, p.dim), self.fields.dtype)
+        args_bar = np.zeros((B, self.fields.n_args), self.fields.dtype)
+        t_bar = np.zeros(p.out_off[B])
+        acc = np.empty((chunks, p.acc_size))
+        bad = np.full(chunks, -1, np.int64)
+        bad_t = np.zeros(chunks)
+        g.dy, g.y0_bar, g.args_bar = _ptr(dy), _ptr(y0_bar), _ptr(args_bar)
+        g.t_bar, g.acc = <double *> _ptr(t_bar), <double *> _ptr(acc)
+        g.bad_sample, g.bad_t = <int64_t *> _ptr(bad), <double *> _ptr(bad_t)
+        g.grid_rule = grid_rule
+        p.stop = p.n_done = 0
+        p.poll, p.poll_ctx = _poll, <void *> watch
+        with nogil:
+            if n > 1:
+                with parallel(num_threads=n):
+                    be.backward(p, &g, threadid() == 0)
+            else:
+                be.backward(p, &g, 1)
+        self._raise(watch)
+        failed = np.flatnonzero(bad >= 0)
+        first = None if failed.size == 0 else (int(bad[failed[0]]), float(bad_t[failed[0]]))
+        return y0_bar, args_bar, t_bar, acc, first
+
+    @property
+    def stopped(self):
+        """Whether the deadline ended the solve."""
+        return self.p.stop == NC_STOP_DEADLINE
+
+    @property
+    def lanes(self):
+        """Lanes of a tile, and number of chunks."""
+        return self.p.tile, self.p.n_chunks
+
+    def storage_bytes(self):
+        """Bytes kept for the backward pass."""
+        cdef int64_t i, total = 0
+        if self.records == NULL:
+            return 0
+        for i in range(self.n_records):
+            total += nc_record_bytes(&self.records[i])
+        return total + self.sample_values.nbytes
+
+    def steps(self):
+        """Every accepted step: arrays (sample, first output behind its start, at_stop, t, h, t_new,
+        y), sorted by sample and time."""
+        cdef int64_t i, j, L, k
+        cdef nc_record *r
+        cdef char *e
+        parts = []
+        for i in range(self.n_records if self.records != NULL else 0):
+            r = &self.records[i]
+            L = r.lanes
+            for j in range(r.n):
+                e = nc_record_at(r, j)
+                parts.append(_entry(e, r, L, self.fields.dtype))
+        D = self.p.dim
+        if not parts:
+            empty = np.zeros(0)
+            return (empty.astype(np.int64), empty.astype(np.int64), empty.astype(bool), empty,
+                    empty, empty, np.zeros((0, D), self.fields.dtype))
+        columns = [np.concatenate(c) for c in zip(*parts)]
+        order = np.argsort(columns[0], kind="stable")
+        return tuple(c[order] for c in columns)
+
+
+cdef object _entry(char *e, nc_record *r, int64_t L, dtype):
+    def view(off, kind, rows):
+        size = rows * L * np.dtype(kind).itemsize
+        return np.frombuffer(PyMemoryView_FromMemory(e + <int64_t> off, size, PyBUF_WRITABLE), kind)
+    flags = view(r.off_flags, np.uint8, 1)
+    on = np.flatnonzero(flags & 1)
+    y = view(r.off_y, dtype, r.dim).reshape(r.dim, L)
+    return (view(0, np.int32, 1)[on].astype(np.int64), view(r.off_q, np.int32, 1)[on].astype(np.int64),
+            (flags[on] & 8) != 0, view(r.off_t, np.float64, 1)[on], view(r.off_h, np.float64, 1)[on],
+            view(r.off_t_new, np.float64, 1)[on], y[:, on].T.copy())
+
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    static int nc_team(void) { return omp_get_num_threads(); }
+    #else
+    static int nc_team(void) { return 1; }
+    #endif
+    """
+    int nc_team() nogil
+
+
+cdef inline int _team() noexcept nogil:
+    return nc_team()
+
+
+cdef void _follow(const nc_backend *be, nc_problem *p) noexcept nogil:
+    cdef void *state = NULL
+    be.forward(p, 0, 0, &state)
+    nc_thread_done(&p.n_done)

@@ -1,0 +1,29 @@
+/* What a variant (one ISA) offers for one element type. */
+#ifndef NODECORE_BACKEND_H
+#define NODECORE_BACKEND_H
+
+#include "solve.h"
+
+typedef struct {
+    const char *isa;
+    int32_t real_bytes, vector_lanes;
+    void (*run)(const nc_program *p, void *const *base, int64_t L, nc_sinks *sinks);
+    size_t (*panel_layout)(const nc_program *p, int64_t L, nc_panel *panels);
+    void (*panel_flush)(nc_sinks *sinks);
+    /* Takes chunks (or samples) of the problem until there are no more. leader: the thread that
+     * entered, which polls. pause_after: seconds after which a leader with work left for others
+     * returns 1, to be called again with the same state (NULL at first); else 0 when done. */
+    int (*forward)(nc_problem *p, int leader, double pause_after, void **state);
+    void (*backward)(nc_problem *p, nc_backward *b, int leader);
+} nc_backend;
+
+typedef struct {
+    const char *name;
+    const nc_backend *f64, *f32;
+} nc_variant;
+
+int nc_n_variants(void);
+const nc_variant *nc_variant_at(int i);
+int nc_isa_available(const char *name);
+
+#endif

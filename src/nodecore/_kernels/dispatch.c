@@ -1,0 +1,194 @@
+/* Compiled without target flags: which variants there are, which this processor can run, and what
+ * the variants share: the clock, the arenas, the records. */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "backend.h"
+
+/* ---- Variants ------------------------------------------------------------------------------- */
+
+#define ISA(name) extern const nc_backend nc_backend_f64_##name, nc_backend_f32_##name;
+#include "isa.def"
+#undef ISA
+
+static const nc_variant variants[] = {
+#define ISA(name) {#name, &nc_backend_f64_##name, &nc_backend_f32_##name},
+#include "isa.def"
+#undef ISA
+};
+
+int nc_n_variants(void)
+{
+    return (int)(sizeof variants / sizeof variants[0]);
+}
+
+const nc_variant *nc_variant_at(int i)
+{
+    return &variants[i];
+}
+
+int nc_isa_available(const char *name)
+{
+    if (strcmp(name, "baseline") == 0)
+        return 1;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (strcmp(name, "avx2") == 0)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (strcmp(name, "avx512") == 0)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("fma");
+#endif
+    return 0;
+}
+
+/* ---- Clock ---------------------------------------------------------------------------------- */
+
+double nc_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+void nc_wait(nc_problem *p, int others)
+{
+    double start = nc_now(), next_poll = start + 0.02;
+    while (__atomic_load_n(&p->n_done, __ATOMIC_ACQUIRE) < others) {
+        double now = nc_now();
+        if (now - start > 50e-6) {
+            struct timespec nap = {0, 20000};
+            nanosleep(&nap, NULL);
+        }
+        if (now >= p->deadline && !p->stop)
+            __atomic_store_n(&p->stop, NC_STOP_DEADLINE, __ATOMIC_RELAXED);
+        if (p->poll && now > next_poll) {
+            next_poll = now + 0.02;
+            if (p->poll(p->poll_ctx, (double)p->retired / (double)p->batch))
+                __atomic_store_n(&p->stop, NC_STOP_INTERRUPT, __ATOMIC_RELAXED);
+        }
+    }
+}
+
+/* ---- Arenas --------------------------------------------------------------------------------- */
+
+/* Work spaces are kept between calls: the first touch of fresh memory costs ten times its reuse. A
+ * locked list, never thread-local: threads come and go. At most 64 MiB stay. */
+typedef struct arena {
+    struct arena *next;
+    size_t bytes;
+    char pad[48];
+} arena;
+
+static arena *free_arenas;
+static size_t kept_bytes;
+static pthread_mutex_t arena_lock = PTHREAD_MUTEX_INITIALIZER;
+enum { ARENA_KEEP = 64 << 20 };
+
+static void lock_before_fork(void) { pthread_mutex_lock(&arena_lock); }
+static void unlock_after_fork(void) { pthread_mutex_unlock(&arena_lock); }
+
+__attribute__((constructor)) static void survive_fork(void)
+{
+    pthread_atfork(lock_before_fork, unlock_after_fork, unlock_after_fork);
+}
+
+void *nc_arena_get(size_t bytes)
+{
+    arena *a = NULL;
+    pthread_mutex_lock(&arena_lock);
+    for (arena **at = &free_arenas; *at; at = &(*at)->next)
+        if ((*at)->bytes >= bytes && (*at)->bytes <= 4 * bytes + 65536) {
+            a = *at;
+            *at = a->next;
+            kept_bytes -= a->bytes;
+            break;
+        }
+    pthread_mutex_unlock(&arena_lock);
+    if (!a) {
+        bytes = (bytes + 4095) & ~(size_t)4095;
+        if (posix_memalign((void **)&a, 64, bytes + sizeof(arena)))
+            return NULL;
+        memset(a, 0, bytes + sizeof(arena)); /* lanes start from finite numbers */
+        a->bytes = bytes;
+    }
+    return a + 1;
+}
+
+void nc_arena_put(void *p)
+{
+    arena *a = (arena *)p - 1;
+    pthread_mutex_lock(&arena_lock);
+    int keep = kept_bytes + a->bytes <= ARENA_KEEP;
+    if (keep) {
+        a->next = free_arenas;
+        free_arenas = a;
+        kept_bytes += a->bytes;
+    }
+    pthread_mutex_unlock(&arena_lock);
+    if (!keep)
+        free(a);
+}
+
+/* ---- Records -------------------------------------------------------------------------------- */
+
+enum { BLOCK_BYTES = 64 << 10 };
+
+static int64_t round_up(int64_t bytes)
+{
+    return (bytes + 15) & ~(int64_t)15;
+}
+
+void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes)
+{
+    memset(r, 0, sizeof *r);
+    r->lanes = lanes;
+    r->dim = dim;
+    r->off_q = 4 * lanes;
+    r->off_flags = 8 * lanes;
+    r->off_t = round_up(9 * lanes);
+    r->off_h = r->off_t + 8 * lanes;
+    r->off_t_new = r->off_h + 8 * lanes;
+    r->off_y = r->off_t_new + 8 * lanes;
+    r->entry_bytes = round_up(r->off_y + lanes * dim * real_bytes);
+    r->per_block = BLOCK_BYTES / r->entry_bytes;
+    if (r->per_block < 1)
+        r->per_block = 1;
+}
+
+char *nc_record_push(nc_record *r)
+{
+    if (r->n == r->n_blocks * r->per_block) {
+        if (r->n_blocks == r->cap_blocks) {
+            int64_t cap = r->cap_blocks ? 2 * r->cap_blocks : 8;
+            char **blocks = realloc(r->blocks, (size_t)cap * sizeof(char *));
+            if (!blocks)
+                return NULL;
+            r->blocks = blocks;
+            r->cap_blocks = cap;
+        }
+        char *block = malloc((size_t)(r->per_block * r->entry_bytes));
+        if (!block)
+            return NULL;
+        r->blocks[r->n_blocks++] = block;
+    }
+    return nc_record_at(r, r->n++);
+}
+
+void nc_record_free(nc_record *r)
+{
+    for (int64_t i = 0; i < r->n_blocks; i++)
+        free(r->blocks[i]);
+    free(r->blocks);
+    r->blocks = NULL;
+    r->n = r->n_blocks = r->cap_blocks = 0;
+}
+
+int64_t nc_record_bytes(const nc_record *r)
+{
+    return r->n_blocks * r->per_block * r->entry_bytes + r->cap_blocks * (int64_t)sizeof(char *);
+}

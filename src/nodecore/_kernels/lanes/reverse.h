@@ -1,0 +1,422 @@
+/* The life of a lane, backwards: each chunk's record is walked from its last entry to its first,
+ * with the same assignment of samples to lanes, so refill and occupancy come for free. Lanes that
+ * did not move in an entry have h = 0 and a zero cotangent; those without a sample repeat a lane
+ * that moved, so that no NaN meets the products that sum over lanes. */
+typedef struct {
+    FN(tile) tile;
+    int64_t L, pad;
+    int leader;
+    double next_poll;
+    int64_t *cur, *q; /* the lane's sample (-1: none), outputs not yet given back */
+    int64_t *donor;   /* whose values of S a lane without a sample holds */
+    double *time_sum, *size_sum, *part, *dot, *theta, *weights, *dweights;
+    double *sbar; /* [n_sample][L] */
+    uint8_t *pending, *bad;
+    RINT *mask;
+    REAL *lambda, *sum, *kappa, *lambda_n, *sbar_stage, *args, *args_out;
+    REAL *kbar[NC_MAX_STAGES], *ybar[NC_MAX_STAGES];
+    double *sample_bar; /* [samples of the chunk][n_sample] */
+    nc_sinks sinks, sample_sinks; /* of the programs `reverse` and `sample_reverse` */
+} FN(back);
+
+static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
+                              size_t panel_elems, size_t sample_panel_elems)
+{
+    const nc_problem *p = s->tile.p;
+    int64_t L = s->L, n = s->pad, rows = p->dim * L + FN(SLACK);
+    size_t used = FN(tile_memory)(&s->tile, base, 1);
+    NC_TAKE(s->cur, n);
+    NC_TAKE(s->q, n);
+    NC_TAKE(s->donor, n);
+    NC_TAKE(s->time_sum, n);
+    NC_TAKE(s->size_sum, n);
+    NC_TAKE(s->part, 8 * n);
+    NC_TAKE(s->dot, n);
+    NC_TAKE(s->theta, n);
+    NC_TAKE(s->weights, NC_MAX_STAGES * n);
+    NC_TAKE(s->dweights, NC_MAX_STAGES * n);
+    NC_TAKE(s->sbar, p->n_sample * L + FN(SLACK));
+    NC_TAKE(s->pending, n);
+    NC_TAKE(s->bad, n);
+    NC_TAKE(s->mask, n);
+    NC_TAKE(s->lambda, rows);
+    NC_TAKE(s->sum, rows);
+    NC_TAKE(s->kappa, rows);
+    NC_TAKE(s->lambda_n, rows);
+    NC_TAKE(s->sbar_stage, p->n_sample * L + FN(SLACK));
+    NC_TAKE(s->args, p->n_args * L + FN(SLACK));
+    NC_TAKE(s->args_out, p->n_args * L + FN(SLACK));
+    for (int i = 0; i < p->method->n_stages; i++) {
+        NC_TAKE(s->kbar[i], rows);
+        NC_TAKE(s->ybar[i], rows);
+    }
+    NC_TAKE(s->sample_bar, chunk_samples * p->n_sample);
+    NC_TAKE(s->sinks.panels, p->n_panels);
+    NC_TAKE(s->sample_sinks.panels, p->n_sample_panels);
+    REAL *buf = NULL, *sample_buf = NULL;
+    NC_TAKE(buf, panel_elems + FN(SLACK));
+    NC_TAKE(sample_buf, sample_panel_elems + FN(SLACK));
+    s->sinks.buf = buf;
+    s->sample_sinks.buf = sample_buf;
+    return used;
+}
+
+/* Loads an entry into the tile; returns whether any lane moved. */
+static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
+{
+    FN(tile) *T = &s->tile;
+    const nc_problem *p = T->p;
+    int64_t L = s->L, D = p->dim, leader = -1;
+    const int32_t *sample = (const int32_t *)e;
+    const uint8_t *flags = (const uint8_t *)(e + r->off_flags);
+    memcpy(T->t, e + r->off_t, (size_t)L * sizeof(double));
+    memcpy(T->h, e + r->off_h, (size_t)L * sizeof(double));
+    memcpy(T->t_new, e + r->off_t_new, (size_t)L * sizeof(double));
+    memcpy(T->y, e + r->off_y, (size_t)(L * D) * sizeof(REAL));
+    for (int64_t l = 0; l < L; l++) {
+        int64_t b = sample[l];
+        int status = p->status[b];
+        int alive = flags[l] & (NC_LANE_ACCEPTED | NC_LANE_HELD) &&
+                    (status == NC_OK || status == NC_EVENT);
+        int moved = alive && flags[l] & NC_LANE_ACCEPTED;
+        T->active[l] = (uint8_t)moved;
+        s->mask[l] = moved ? -1 : 0;
+        T->at_stop[l] = moved && flags[l] & NC_LANE_AT_STOP;
+        if (moved && leader < 0)
+            leader = l;
+        if (!moved)
+            T->h[l] = 0;
+        if (!alive) {
+            s->cur[l] = -1;
+        } else if (s->cur[l] != b) {
+            /* the last entry of this sample: its adjoint begins */
+            s->cur[l] = b;
+            s->donor[l] = b;
+            s->q[l] = p->n_reached[b];
+            FN(lane_in)(T->base[NC_SP_S], (const REAL *)p->sample_values + b * p->n_sample,
+                        p->n_sample, L, l);
+            for (int64_t i = 0; i < D; i++)
+                s->lambda[i * L + l] = 0;
+            for (int64_t i = 0; i < p->n_sample; i++)
+                s->sbar[i * L + l] = 0;
+        }
+        T->sample[l] = alive ? b : -1;
+    }
+    if (leader < 0)
+        return 0;
+    for (int64_t l = 0; l < L; l++) {
+        if (s->cur[l] < 0) {
+            FN(lane_copy)(T->y, l, T->y, leader, D, L);
+            T->t[l] = T->t_new[l] = T->t[leader];
+            if (s->donor[l] != s->cur[leader]) {
+                s->donor[l] = s->cur[leader];
+                FN(lane_copy)(T->base[NC_SP_S], l, T->base[NC_SP_S], leader, p->n_sample, L);
+            }
+            for (int64_t i = 0; i < D; i++)
+                s->lambda[i * L + l] = 0;
+        }
+    }
+    return 1;
+}
+
+/* Gives the cotangents of this step's outputs to lambda (outputs at its end), or to kbar and
+ * lambda_n (interpolated ones) and to their times. Returns whether the stages' trace is there, since
+ * an interpolant was needed. */
+static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_start)
+{
+    FN(tile) *T = &s->tile;
+    const nc_problem *p = T->p;
+    const nc_tableau *m = p->method;
+    int64_t D = p->dim, L = s->L;
+    const REAL *dy = g->dy;
+    int any = 0;
+    for (;;) {
+        int due = 0;
+        for (int64_t l = 0; l < L; l++) {
+            s->pending[l] = 0;
+            s->theta[l] = 0;
+            if (!T->active[l] || s->q[l] <= q_start[l])
+                continue;
+            int64_t b = s->cur[l], row = p->out_off[b] + s->q[l] - 1;
+            double t = p->t[p->t_off[b] + s->q[l] - 1];
+            if (t == T->t_new[l]) { /* computed as y1 */
+                for (int64_t i = 0; i < D; i++)
+                    s->lambda[i * L + l] += dy[row * D + i];
+                int held = g->grid_rule == NC_HOLD_FRACTIONS ||
+                           (g->grid_rule == NC_HOLD_STOPS && row + 1 == p->out_off[b + 1]);
+                if (held) { /* the time of a grid node: it moves the grid, not the output */
+                    s->q[l]--;
+                    l--;
+                    continue;
+                }
+                s->pending[l] = 2; /* its time moves theta, at theta = 1 */
+                s->theta[l] = 1;
+            } else {
+                s->pending[l] = 1;
+                s->theta[l] = (t - T->t[l]) / T->h[l];
+            }
+            due = 1;
+        }
+        if (!due)
+            return any;
+        if (!any) {
+            any = 1;
+            FN(rk_trace)(T, m->n_stages);
+            for (int i = 0; i < m->n_stages; i++)
+                memset(s->kbar[i], 0, (size_t)(D * L) * sizeof(REAL));
+            memset(s->lambda_n, 0, (size_t)(D * L) * sizeof(REAL));
+        }
+        for (int64_t l = 0; l < L; l++) {
+            double w[NC_MAX_STAGES], dw[NC_MAX_STAGES];
+            FN(rk_weights)(m, s->theta[l], w, dw);
+            if (!s->pending[l])
+                continue;
+            int64_t b = s->cur[l], row = p->out_off[b] + s->q[l] - 1;
+            double slope = 0; /* dy . sum b_i'(theta) k_i */
+            for (int64_t i = 0; i < D; i++) {
+                double d = (double)dy[row * D + i], v = 0;
+                for (int j = 0; j < m->n_stages; j++)
+                    v += dw[j] * (double)T->k[j][i * L + l];
+                slope += d * v;
+            }
+            if (s->pending[l] == 1)
+                for (int64_t i = 0; i < D; i++) {
+                    REAL d = dy[row * D + i];
+                    s->lambda_n[i * L + l] += d;
+                    for (int j = 0; j < m->n_stages; j++)
+                        s->kbar[j][i * L + l] += (REAL)(T->h[l] * w[j]) * d;
+                }
+            g->t_bar[row] += slope;
+            s->time_sum[l] -= slope;
+            s->size_sum[l] -= s->theta[l] * slope;
+            s->q[l]--;
+        }
+    }
+}
+
+/* The grid's dependence on t: what the start t_n and the size h of this step give to the times. */
+static void FN(pull_grid)(FN(back) *s, const nc_backward *g, int64_t l, double T_n, double H_n)
+{
+    FN(tile) *T = &s->tile;
+    const nc_problem *p = T->p;
+    int64_t b = s->cur[l], row = p->out_off[b], n = p->out_off[b + 1] - row;
+    const double *t = p->t + p->t_off[b];
+    if (g->grid_rule == NC_HOLD_SIZES) {
+        g->t_bar[row] += T_n;
+        return;
+    }
+    double lo, hi;
+    int64_t lo_row = -1, hi_row = -1;
+    if (g->grid_rule == NC_HOLD_FRACTIONS) {
+        int64_t j = s->q[l]; /* the step lies between outputs j - 1 and j */
+        lo = t[j - 1];
+        hi = t[j];
+        lo_row = row + j - 1;
+        hi_row = row + j;
+    } else {
+        double dir = t[n - 1] >= t[0] ? 1 : -1;
+        lo = t[0];
+        hi = t[n - 1];
+        lo_row = row;
+        hi_row = row + n - 1;
+        for (int64_t i = p->stop_off[b]; i < p->stop_off[b + 1]; i++) {
+            double stop = p->stops[i];
+            if (dir * (stop - t[0]) <= 0 || dir * (stop - t[n - 1]) >= 0)
+                continue;
+            if (dir * (stop - T->t[l]) <= 0) {
+                lo = stop;
+                lo_row = -1;
+            } else {
+                hi = stop;
+                hi_row = -1;
+                break;
+            }
+        }
+    }
+    double start = (T->t[l] - lo) / (hi - lo), size = T->h[l] / (hi - lo);
+    if (lo_row >= 0)
+        g->t_bar[lo_row] += (1 - start) * T_n - size * H_n;
+    if (hi_row >= 0)
+        g->t_bar[hi_row] += start * T_n + size * H_n;
+}
+
+/* One entry backwards. Returns the first lane whose cotangent is not finite, or -1. */
+static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record *r, const char *e,
+                             int64_t first_sample)
+{
+    FN(tile) *T = &s->tile;
+    const nc_problem *p = T->p;
+    const nc_tableau *m = p->method;
+    int64_t L = s->L, D = p->dim;
+    const int32_t *q = (const int32_t *)(e + r->off_q);
+    const uint8_t *flags = (const uint8_t *)(e + r->off_flags);
+    if (!FN(enter)(s, r, e))
+        return -1;
+    for (int64_t l = 0; l < L; l++)
+        s->size_sum[l] = s->time_sum[l] = 0;
+    int dense = FN(pull_outputs)(s, g, q);
+    int n = dense ? m->n_stages : m->n_step - 1;
+    if (!dense)
+        FN(rk_trace)(T, n);
+    FN(rk_reverse)(T, n, s->lambda, dense ? s->kbar : NULL, s->ybar, s->kappa, s->sum,
+                   s->sbar_stage, s->sbar, s->time_sum,
+                   g->grid_rule == NC_HOLD_SIZES ? NULL : s->size_sum, s->part, s->dot, &s->sinks);
+    for (int64_t j = 0; j < D * L; j++) {
+        REAL v = s->lambda[j] + s->sum[j];
+        if (dense)
+            v += s->lambda_n[j];
+        s->sum[j] = v;
+    }
+    FN(select_lanes)(s->lambda, s->sum, s->mask, D, L);
+
+    FN(find_nonfinite)(s->lambda, D, L, s->bad);
+    for (int64_t l = 0; l < L; l++) {
+        if (!T->active[l])
+            continue;
+        if (s->bad[l])
+            return l;
+        FN(pull_grid)(s, g, l, s->time_sum[l], s->size_sum[l]);
+        s->q[l] = q[l];
+        if (flags[l] & NC_LANE_FIRST) {
+            int64_t b = s->cur[l];
+            REAL *out = (REAL *)g->y0_bar + b * D;
+            const REAL *dy = (const REAL *)g->dy + p->out_off[b] * D;
+            for (int64_t i = 0; i < D; i++) { /* the first outputs are y0 itself */
+                REAL sum = s->lambda[i * L + l];
+                for (int64_t j = 0; j < q[l]; j++)
+                    sum += dy[j * D + i];
+                out[i] = sum;
+            }
+            for (int64_t i = 0; i < p->n_sample; i++)
+                s->sample_bar[(b - first_sample) * p->n_sample + i] = s->sbar[i * L + l];
+        }
+    }
+    return -1;
+}
+
+/* Pulls the cotangents of S back to args, a tile of samples at a time. */
+static void FN(back_samples)(FN(back) *s, const nc_backward *g, int64_t begin, int64_t end)
+{
+    FN(tile) *T = &s->tile;
+    const nc_problem *p = T->p;
+    int64_t L = s->L;
+    if (!p->n_args || p->opaque_pull)
+        return;
+    for (int64_t first = begin; first < end; first += L) {
+        for (int64_t l = 0; l < L; l++) {
+            int64_t b = first + l < end ? first + l : first;
+            int status = p->status[b];
+            int live = first + l < end && (status == NC_OK || status == NC_EVENT);
+            FN(lane_in)(s->args, (const REAL *)p->args + b * p->n_args, p->n_args, L, l);
+            for (int64_t i = 0; i < p->n_sample; i++)
+                s->sbar_stage[i * L + l] =
+                    live ? (REAL)s->sample_bar[(b - begin) * p->n_sample + i] : 0;
+        }
+        T->base[NC_SP_ARGS] = s->args;
+        T->base[NC_SP_CT] = s->sbar_stage;
+        T->base[NC_SP_OUT] = s->args_out;
+        FN(vm_run)(&p->sample_reverse, T->base, L, &s->sample_sinks);
+        for (int64_t l = 0; l < L && first + l < end; l++)
+            FN(lane_out)((REAL *)g->args_bar + (first + l) * p->n_args, s->args_out, p->n_args, L,
+                         l);
+    }
+}
+
+/* Ctrl-C and progress, looked at by the leader; the flag by everyone. */
+static int FN(back_look_up)(FN(back) *s, const nc_backward *g)
+{
+    nc_problem *p = (nc_problem *)s->tile.p;
+    if (s->leader && p->poll && nc_now() > s->next_poll) {
+        s->next_poll = nc_now() + 0.02;
+        if (p->poll(p->poll_ctx, (double)g->next / (double)(p->n_chunks + 1)))
+            __atomic_store_n(&p->stop, NC_STOP_INTERRUPT, __ATOMIC_RELAXED);
+    }
+    return __atomic_load_n(&p->stop, __ATOMIC_RELAXED);
+}
+
+static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
+{
+    FN(tile) *T = &s->tile;
+    const nc_problem *p = T->p;
+    const nc_record *r = p->records + chunk;
+    int64_t D = p->dim, begin = p->batch * chunk / p->n_chunks,
+            end = p->batch * (chunk + 1) / p->n_chunks;
+    s->sinks.acc = s->sample_sinks.acc = g->acc + chunk * p->acc_size;
+    memset(s->sinks.acc, 0, (size_t)p->acc_size * sizeof(double));
+    if (p->n_sample)
+        memset(s->sample_bar, 0, (size_t)((end - begin) * p->n_sample) * sizeof(double));
+    for (int64_t b = begin; b < end; b++) { /* samples without a step are their own first output */
+        int live = p->status[b] == NC_OK || p->status[b] == NC_EVENT;
+        const REAL *dy = (const REAL *)g->dy + p->out_off[b] * D;
+        for (int64_t i = 0; i < D; i++)
+            ((REAL *)g->y0_bar)[b * D + i] = live && p->n_accepted[b] == 0 ? dy[i] : 0;
+    }
+    for (int64_t l = 0; l < s->L; l++) {
+        s->cur[l] = s->donor[l] = -1;
+        T->at_stop[l] = 0;
+    }
+    memset(s->lambda, 0, (size_t)(D * s->L) * sizeof(REAL));
+    memset(s->sbar, 0, (size_t)(p->n_sample * s->L) * sizeof(double));
+    for (int64_t i = r->n - 1; i >= 0; i--) {
+        if ((i & 63) == 0 && FN(back_look_up)(s, g))
+            return;
+        int64_t l = FN(back_step)(s, g, r, nc_record_at(r, i), begin);
+        if (l >= 0) {
+            g->bad_sample[chunk] = s->cur[l];
+            g->bad_t[chunk] = T->t[l];
+            return;
+        }
+        if (T->failed)
+            return;
+    }
+    FN(back_samples)(s, g, begin, end);
+    FN(panel_flush)(&s->sinks);
+    FN(panel_flush)(&s->sample_sinks);
+}
+
+static void FN(backward)(nc_problem *p, nc_backward *g, int leader)
+{
+    int64_t samples = (p->batch + p->n_chunks - 1) / p->n_chunks + 1;
+    nc_panel few[64], *probe_panels = few;
+    int64_t n_panels = p->n_panels > p->n_sample_panels ? p->n_panels : p->n_sample_panels;
+    if (n_panels > 64)
+        probe_panels = malloc((size_t)n_panels * sizeof(nc_panel));
+    if (!probe_panels) {
+        p->stop = NC_STOP_MEMORY;
+        return;
+    }
+    size_t elems = FN(panel_layout)(&p->reverse, p->tile, probe_panels);
+    size_t sample_elems = FN(panel_layout)(&p->sample_reverse, p->tile, probe_panels);
+    if (probe_panels != few)
+        free(probe_panels);
+
+    FN(back) probe = {0}, *s;
+    probe.tile.p = p;
+    probe.L = probe.tile.L = p->tile;
+    probe.pad = (p->tile + 15) & ~(int64_t)15;
+    size_t head = (sizeof probe + 63) & ~(size_t)63;
+    char *arena =
+        nc_arena_get(head + FN(back_memory)(&probe, NULL, samples, elems, sample_elems) + 256);
+    if (!arena) {
+        p->stop = NC_STOP_MEMORY;
+        return;
+    }
+    s = (FN(back) *)arena;
+    *s = probe;
+    FN(back_memory)(s, arena + head, samples, elems, sample_elems);
+    FN(panel_layout)(&p->reverse, p->tile, s->sinks.panels);
+    FN(panel_layout)(&p->sample_reverse, p->tile, s->sample_sinks.panels);
+    s->sinks.n_panels = p->n_panels;
+    s->sample_sinks.n_panels = p->n_sample_panels;
+    s->leader = leader;
+    s->next_poll = nc_now() + 0.02;
+    for (;;) {
+        int64_t chunk = __atomic_fetch_add(&g->next, 1, __ATOMIC_RELAXED);
+        if (chunk >= p->n_chunks || __atomic_load_n(&p->stop, __ATOMIC_RELAXED))
+            break;
+        FN(back_chunk)(s, g, chunk);
+        if (s->tile.failed)
+            p->stop = NC_STOP_CALLBACK;
+    }
+    nc_arena_put(arena);
+}

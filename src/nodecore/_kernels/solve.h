@@ -1,0 +1,132 @@
+/* One solve, as Cython hands it to the kernels: the method's table, the step-size control, the
+ * batch, and the opaque field's callbacks. Plain C, no template. `real` stands for the element
+ * type, float or double, by the backend that is called. */
+#ifndef NODECORE_SOLVE_H
+#define NODECORE_SOLVE_H
+
+#include "lanes/store.h"
+#include "structs.h"
+
+enum nc_status {
+#define STATUS(code, NAME, message) NC_##NAME = code,
+#include "status.def"
+#undef STATUS
+};
+
+enum { NC_MAX_STAGES = 32, NC_MAX_DEGREE = 8 };
+
+/* A Runge-Kutta method in extended FSAL form: the argument of stage n_step - 1 is y_{n+1}. Stages
+ * behind it are evaluated only where an output is interpolated. */
+typedef struct {
+    int32_t n_stages, n_step, degree, adaptive;
+    const double *A, *b, *c;      /* [s][s], [s], [s] */
+    const double *b_err, *b_err2; /* [s]; NULL where there is none */
+    const double *P;              /* [s][degree]: b_i(theta) = sum_k P[i][k] theta^(k+1) */
+} nc_tableau;
+
+enum nc_mode {
+    NC_ADAPTIVE = 0,
+    NC_FIXED_DT,    /* t0 + k dt */
+    NC_FIXED_STEPS, /* n_sub equal steps between consecutive outputs */
+    NC_REPLAY       /* a given grid a sample */
+};
+
+typedef struct {
+    int32_t mode, n_sub;
+    int32_t stop_at_outputs, error_exponent; /* the error is O(h^error_exponent) */
+    double rtol, dt, first_step, max_step;   /* first_step 0: chosen */
+    int64_t max_steps;
+    const void *atol; /* real [D] */
+    /* log2(factor) = log2_safety - sum beta_i log2(err_{n-i}); see control.py */
+    double log2_safety, beta[3], beta_reject, factor_min, factor_max, log2_memory_floor;
+} nc_control;
+
+typedef struct nc_problem nc_problem;
+
+/* An opaque field evaluates the active lanes of a tile; 0 on success. y and k are [D][L]. */
+typedef int (*nc_opaque_field)(void *ctx, const nc_problem *p, int64_t L, const double *t,
+                               const void *y, void *k, const int64_t *sample,
+                               const uint8_t *active);
+/* Its pullback: ybar [D][L] is set; the cotangents of params and args are added up by the callback. */
+typedef int (*nc_opaque_pull)(void *ctx, const nc_problem *p, int64_t L, const double *t,
+                              const void *y, const void *kappa, void *ybar, const int64_t *sample,
+                              const uint8_t *active);
+/* Called every 20 ms by the thread that entered; non-zero ends the solve. */
+typedef int (*nc_poll)(void *ctx, double done);
+
+struct nc_problem {
+    /* the field */
+    nc_program sample, field, field_keep, reverse, sample_reverse;
+    int32_t dim, n_args, n_sample, res_rows;
+    int64_t acc_size;
+    int32_t n_panels, n_sample_panels, time_dependent, unused_field;
+    nc_opaque_field opaque_field;
+    nc_opaque_pull opaque_pull;
+    void *opaque_ctx;
+    const void *uniform; /* real */
+
+    const nc_tableau *method;
+    nc_control control;
+
+    /* the batch: sample b has times t[t_off[b] ..] and output rows out_off[b] .. out_off[b+1] */
+    int64_t batch;
+    const void *y0;   /* real [B][dim] */
+    const void *args; /* real [B][n_args] */
+    void *sample_values; /* real [B][n_sample]: kept for the backward pass */
+    const double *t;
+    const int64_t *t_off, *out_off;
+    const double *stops; /* times where steps end and the next starts with a fresh evaluation */
+    const int64_t *stop_off;
+    const double *grid; /* replay: step ends, grid[grid_off[b] + b ..], one more than steps */
+    const double *grid_h;
+    const int64_t *grid_off;
+    const int32_t *out_step; /* replay: the step each output belongs to, -1 for the first */
+
+    /* results */
+    void *y_out; /* real [out_off[B]][dim] */
+    int32_t *status;
+    double *t_reached, *h_last;
+    int64_t *n_accepted, *n_rejected, *n_fev, *n_reached;
+
+    /* how the batch is cut; chunks have records of their own */
+    int64_t tile; /* lanes */
+    int64_t n_chunks;
+    nc_record *records; /* [n_chunks], or NULL: nothing is kept */
+
+    /* shared between threads */
+    int64_t next; /* chunk, or sample where nothing is kept */
+    int64_t retired;
+    int32_t stop; /* 0, or why: enum nc_stop */
+    int32_t n_done; /* threads that are out of work */
+    double deadline; /* seconds of nc_now(), or infinity */
+    nc_poll poll;
+    void *poll_ctx;
+};
+
+enum nc_stop { NC_GO = 0, NC_STOP_INTERRUPT, NC_STOP_DEADLINE, NC_STOP_MEMORY, NC_STOP_CALLBACK };
+
+/* The backward pass. The grid's dependence on t: the step sizes are held (interpolated outputs),
+ * or each step's fractions of the interval between outputs (steps end on outputs), or of the first
+ * and last interval between stops. */
+enum nc_grid_rule { NC_HOLD_SIZES = 0, NC_HOLD_FRACTIONS, NC_HOLD_STOPS };
+
+typedef struct {
+    const void *dy; /* real, like y_out; rows not reached are zero */
+    void *y0_bar;   /* real [B][dim] */
+    void *args_bar; /* real [B][n_args] */
+    double *t_bar;  /* [out_off[B]] */
+    double *acc;    /* [n_chunks][acc_size] */
+    int32_t grid_rule, unused;
+    int64_t next;
+    /* the first non-finite cotangent, by chunk */
+    int64_t *bad_sample; /* [n_chunks], -1: none */
+    double *bad_t;
+} nc_backward;
+
+/* For the leader, when it is out of work: polls until `others` threads have set p->n_done. */
+void nc_wait(nc_problem *p, int others);
+double nc_now(void);
+void *nc_arena_get(size_t bytes);
+void nc_arena_put(void *p);
+
+#endif

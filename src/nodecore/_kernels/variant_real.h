@@ -1,0 +1,44 @@
+/* The engine's templates for one element type, and their entry points. */
+#include "lanes/tile.h"
+#include "methods/rk.h"
+#include "lanes/tile_memory.h"
+#include "lanes/drive.h"
+#include "lanes/reverse.h"
+
+/* The floating-point control state is the kernels' own while they run: round to nearest, no
+ * flushing of subnormals, whatever other libraries have set. */
+#if defined(__x86_64__)
+#define NC_FP_GUARD                                                                                \
+    unsigned csr_ = _mm_getcsr();                                                                  \
+    _mm_setcsr(0x1f80)
+#define NC_FP_RESTORE _mm_setcsr(csr_)
+#else
+#define NC_FP_GUARD
+#define NC_FP_RESTORE
+#endif
+
+static void FN(run)(const nc_program *p, void *const *base, int64_t L, nc_sinks *sinks)
+{
+    NC_FP_GUARD;
+    FN(vm_run)(p, (REAL *const *)base, L, sinks);
+    NC_FP_RESTORE;
+}
+
+static int FN(guarded_forward)(nc_problem *p, int leader, double pause_after, void **state)
+{
+    NC_FP_GUARD;
+    int paused = FN(forward)(p, leader, pause_after, state);
+    NC_FP_RESTORE;
+    return paused;
+}
+
+static void FN(guarded_backward)(nc_problem *p, nc_backward *g, int leader)
+{
+    NC_FP_GUARD;
+    FN(backward)(p, g, leader);
+    NC_FP_RESTORE;
+}
+
+#undef NC_FP_GUARD
+#undef NC_FP_RESTORE
+#undef NC_TAKE

@@ -1,0 +1,316 @@
+"""Lowering: a field's graph to the programs that a solve and its adjoint run.
+
+The graph is cut by rate. What depends on constants and params alone is computed once a solve
+(``prologue``), what depends on args too once a sample (``sample``), the rest at each stage
+(``field``). The uniform space holds constants, the params' leaves and the prologue's results.
+
+The adjoint differentiates each part apart. ``field_keep`` is ``field`` that also keeps residuals;
+``reverse`` pulls a stage's cotangent back, adding what flows into faster-than-params values to the
+cotangents of Y, T and S, and what flows into uniform values to the gradient accumulator;
+``sample_reverse`` and ``params_reverse`` finish the work for args and params. Expensive values are
+residuals, cheap ones are computed again: the same instructions, the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .autodiff import Sink, vjp
+from .emit import SinkAt, emit, is_alias
+from .graph import CONST, PARAMS, SAMPLE, STEP, FloatArray, Graph, Node, reachable
+from .ops import OPS
+from .program import Kind, Operand, Program, Space
+
+
+@dataclass(frozen=True, eq=False)
+class Adjoint:
+    """The programs of the backward pass."""
+
+    prologue: Program  # uniform values that only the backward pass reads
+    field_keep: Program
+    reverse: Program
+    sample_reverse: Program
+    params_reverse: Program
+    res_rows: int
+    acc_size: int
+    time_dependent: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """The programs of one field; offsets and sizes in rows."""
+
+    dim: int
+    n_args: int
+    n_params: int
+    n_sample: int
+    n_uniform: int
+    consts: FloatArray
+    params_off: int
+    prologue: Program
+    sample: Program
+    field: Program
+    adjoint: Adjoint | None
+
+
+class _Uniform:
+    """The layout of the uniform space, which grows as programs ask for values."""
+
+    def __init__(self, params: Sequence[Node]) -> None:
+        self.at: dict[Node, Operand] = {}
+        self.consts: list[FloatArray] = []
+        self.n_consts = 0
+        self.pending: list[Node] = []
+        self.params = params
+
+    def add(self, nodes: Iterable[Node]) -> None:
+        """Make room for constants and for values that a prologue must compute."""
+        for v in nodes:
+            while is_alias(v):  # resolved where it is read
+                v = v.args[0]
+            if v in self.at or v in self.params:
+                continue
+            if v.op == "const":
+                self.at[v] = Operand(Space.U, self.n_consts, Kind.UNI)
+                self.consts.append(v.data)
+                self.n_consts += v.n
+            elif v not in self.pending:
+                self.pending.append(v)
+
+    def add_for(self, computed: Sequence[Node]) -> None:
+        """Constants that the computation of ``computed`` reads."""
+        self.add(v for v in reachable(computed) if v.op == "const")
+
+
+def _frontier(nodes: Sequence[Node], lo: int, hi: int) -> list[Node]:
+    """Values with rate in [lo, hi] that nodes of a higher rate (or the results) read."""
+    out: dict[Node, None] = {}
+    for v in nodes:
+        if v.rate > hi:
+            out.update((a, None) for a in v.args if lo <= a.rate <= hi)
+    return list(out)
+
+
+def _costly(v: Node) -> bool:
+    return OPS[v.op].costly if v.op in OPS else v.op in ("contract", "outer", "segsum")
+
+
+def lower(
+    graph: Graph,
+    out: Node,
+    t: Node,
+    y: Node,
+    params: Sequence[Node],
+    args: Sequence[Node],
+    *,
+    adjoint: bool,
+) -> Lowered:
+    """The programs of ``out = f(t, y, params, args)``."""
+    g = graph
+    step_nodes = reachable([out], stop=lambda v: v.rate < STEP)
+    sample_out = _frontier(step_nodes, SAMPLE, SAMPLE)
+    if out.rate == SAMPLE:
+        sample_out = list(dict.fromkeys([*sample_out, out]))
+    sample_nodes = reachable(sample_out, stop=lambda v: v.rate < SAMPLE)
+    s_at, n_sample = _stack(sample_out, Space.S)
+    args_at, n_args = _stack(args, Space.ARGS)
+
+    uniform = _Uniform(params)
+    u_nodes = _frontier([*step_nodes, *sample_nodes], CONST, PARAMS)
+    uniform.add([out] if out.rate <= PARAMS else [])
+    uniform.add(u_nodes)
+    forward_pending = list(uniform.pending)
+    uniform.add_for(forward_pending)
+
+    back = _Backward(g, out, t, y, params, args, step_nodes, sample_out) if adjoint else None
+    adjoint_pending: list[Node] = []
+    if back is not None:
+        uniform.add(_frontier(back.nodes, CONST, PARAMS))
+        uniform.add(v for v in back.operands if v.rate <= PARAMS)
+        adjoint_pending = [v for v in uniform.pending if v not in forward_pending]
+        uniform.add_for([*adjoint_pending, *back.params_bar])
+
+    # the layout: constants, params, the prologue's results, the backward pass's
+    rows = uniform.n_consts
+    params_off = rows
+    u_at = dict(uniform.at)
+    for p in params:
+        u_at[p] = Operand(Space.U, rows, Kind.UNI)
+        rows += p.n
+    n_params = rows - params_off
+    base = dict(u_at)
+    for v in uniform.pending:
+        u_at[v] = Operand(Space.U, rows, Kind.UNI)
+        rows += v.n
+
+    prologue = _prologue("prologue", forward_pending, u_at)
+    ty = {t: Operand(Space.T, 0), y: Operand(Space.Y, 0)}
+    sample = emit("sample", list(s_at.items()), {**u_at, **args_at})
+    field_given = {**u_at, **s_at, **ty}
+    result = [(out, Operand(Space.OUT, 0))]
+    field = emit("field", result, field_given)
+    return Lowered(
+        dim=y.n,
+        n_args=n_args,
+        n_params=n_params,
+        n_sample=n_sample,
+        n_uniform=rows,
+        consts=np.concatenate(uniform.consts) if uniform.consts else np.zeros(0),
+        params_off=params_off,
+        prologue=prologue,
+        sample=sample,
+        field=field,
+        adjoint=None
+        if back is None
+        else back.lower(result, field_given, u_at, base, s_at, args_at, adjoint_pending),
+    )
+
+
+def _stack(nodes: Sequence[Node], space: Space) -> tuple[dict[Node, Operand], int]:
+    at: dict[Node, Operand] = {}
+    rows = 0
+    for v in nodes:
+        at[v] = Operand(space, rows)
+        rows += v.n
+    return at, rows
+
+
+def _lane(at: Mapping[Node, Operand]) -> dict[Node, Operand]:
+    """Uniform values as the lanes of a one-lane program."""
+    return {v: Operand(o.space, o.off) for v, o in at.items()}
+
+
+def _prologue(name: str, nodes: Sequence[Node], at: Mapping[Node, Operand]) -> Program:
+    """Uniform values from constants, params and uniform values that are there already."""
+    lane = _lane(at)
+    ready = {v: o for v, o in lane.items() if v not in nodes}
+    return emit(name, [(v, lane[v]) for v in nodes], ready, uniform_lanes=True)
+
+
+class _Backward:
+    """The graphs of the backward pass, and the programs made of them."""
+
+    def __init__(
+        self,
+        g: Graph,
+        out: Node,
+        t: Node,
+        y: Node,
+        params: Sequence[Node],
+        args: Sequence[Node],
+        step_nodes: Sequence[Node],
+        sample_out: Sequence[Node],
+    ) -> None:
+        self.g, self.t, self.y, self.params, self.args = g, t, y, params, args
+        self.sample_out = sample_out
+        self.primal = {v for v in step_nodes if v.rate == STEP}
+        self.ct = g.input("ct", 0, y.n, STEP)
+        sinks: list[Sink] = []
+        ybar, tbar = vjp(g, [out], [self.ct], [y, t], sinks, SAMPLE)
+        self.time_dependent = tbar is not None
+        self.ybar = g.zeros(y.n) if ybar is None else ybar
+        self.tbar = g.zeros(1) if tbar is None else tbar
+        self.sinks = [s for s in sinks if s.target.rate == PARAMS]
+        self.sbar = {v: g.zeros(v.n) for v in sample_out}
+        for s in sinks:
+            if s.target.rate == SAMPLE:
+                part = s.g if s.x is None else g.outer(s.x, s.g, s.dims)
+                total = g.ew("add", self.sbar[s.target], part)
+                self.sbar[s.target] = total
+
+        # the sample part: from the cotangents of S to those of args
+        self.s_ct = {v: g.input("sbar", i, v.n, STEP) for i, v in enumerate(sample_out)}
+        sample_sinks: list[Sink] = []
+        cts = [self.s_ct[v] for v in sample_out]
+        bars = vjp(g, sample_out, cts, args, sample_sinks, PARAMS)
+        self.args_bar = [g.zeros(a.n) if b is None else b for a, b in zip(args, bars, strict=True)]
+        self.sample_sinks = [s for s in sample_sinks if s.target.rate == PARAMS]
+
+        # the params part: from the accumulator to the params
+        self.targets = list(dict.fromkeys(s.target for s in [*self.sinks, *self.sample_sinks]))
+        self.acc_at, self.acc_size = _stack(self.targets, Space.CT)
+        self.acc_in = {v: g.input("acc", i, v.n, PARAMS) for i, v in enumerate(self.targets)}
+        bars = vjp(g, self.targets, [self.acc_in[v] for v in self.targets], params)
+        self.params_bar = [
+            g.zeros(p.n) if b is None else b for p, b in zip(params, bars, strict=True)
+        ]
+
+        step_operands = [self.ybar, self.tbar, *self.sbar.values(), *_operands(self.sinks)]
+        self.operands = [*step_operands, *self.args_bar, *_operands(self.sample_sinks)]
+        self.nodes = reachable(self.operands, stop=lambda v: v.rate <= PARAMS)
+        self.residuals = self._choose_residuals(step_operands)
+
+    def _choose_residuals(self, wanted: Sequence[Node]) -> list[Node]:
+        """Primal values that the reverse phase reads and that are worth keeping."""
+        depends = {self.ct}
+        for v in reachable(wanted):
+            if any(a in depends for a in v.args):
+                depends.add(v)
+        keep: dict[Node, None] = {}
+
+        def stop(v: Node) -> bool:
+            if v.rate < STEP or not v.args:
+                return True
+            if v not in depends and v in self.primal and _costly(v):
+                keep[v] = None
+                return True
+            return False
+
+        reachable(wanted, stop)
+        return sorted(keep, key=lambda v: v.id)
+
+    def lower(
+        self,
+        result: list[tuple[Node, Operand]],
+        field_given: dict[Node, Operand],
+        u_at: dict[Node, Operand],
+        base: dict[Node, Operand],
+        s_at: dict[Node, Operand],
+        args_at: dict[Node, Operand],
+        pending: Sequence[Node],
+    ) -> Adjoint:
+        res_at, res_rows = _stack(self.residuals, Space.RES)
+        field_keep = emit("field_keep", [*res_at.items(), *result], field_given)
+
+        outs = [(self.ybar, Operand(Space.YBAR, 0)), (self.tbar, Operand(Space.TBAR, 0))]
+        outs += [(bar, Operand(Space.SBAR, s_at[v].off)) for v, bar in self.sbar.items()]
+        given = {**field_given, **res_at, self.ct: Operand(Space.CT, 0)}
+        reverse = emit("reverse", outs, given, self._at(self.sinks))
+
+        given = {**u_at, **args_at}
+        given.update({ct: Operand(Space.CT, s_at[v].off) for v, ct in self.s_ct.items()})
+        sample_reverse = emit(
+            "sample_reverse", _results(self.args_bar), given, self._at(self.sample_sinks)
+        )
+
+        given = {**_lane(base), **{self.acc_in[v]: o for v, o in self.acc_at.items()}}
+        params_reverse = emit(
+            "params_reverse", _results(self.params_bar), given, uniform_lanes=True
+        )
+
+        return Adjoint(
+            prologue=_prologue("adjoint_prologue", pending, u_at),
+            field_keep=field_keep,
+            reverse=reverse,
+            sample_reverse=sample_reverse,
+            params_reverse=params_reverse,
+            res_rows=res_rows,
+            acc_size=self.acc_size,
+            time_dependent=self.time_dependent,
+        )
+
+    def _at(self, sinks: Sequence[Sink]) -> list[SinkAt]:
+        return [SinkAt(s, self.acc_at[s.target].off) for s in sinks]
+
+
+def _results(nodes: Sequence[Node]) -> list[tuple[Node, Operand]]:
+    """One after the other in the result space."""
+    starts = np.cumsum([0, *(v.n for v in nodes)])
+    return [(v, Operand(Space.OUT, int(s))) for v, s in zip(nodes, starts, strict=False)]
+
+
+def _operands(sinks: Sequence[Sink]) -> list[Node]:
+    return [v for s in sinks for v in (s.x, s.g) if v is not None]
