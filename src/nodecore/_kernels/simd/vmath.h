@@ -128,6 +128,9 @@ NC_INLINE VF v_tanhbar(VF a, VF b)
 #undef SIN_LEVEL
 #undef COS_DEGREE
 #undef ARCTAN_DEGREE
+#undef HALF_PI_1
+#undef HALF_PI_2
+#undef HALF_PI_3
 #undef TRIG_MAX
 #undef PI_HI
 #undef PI_LO

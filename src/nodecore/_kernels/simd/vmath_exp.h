@@ -176,7 +176,7 @@ NC_INLINE VF v_sigmoid(VF x)
     VF r;
     exp_reduce(y, &bits, &r);
     VF s = (VF)((bits - SHIFT) << R_MANT);
-    return one / vfma(exp_poly(r), s, s + one);
+    return one / (s + vfma(exp_poly(r), s, one));
 #undef SHIFT
 }
 

@@ -81,7 +81,6 @@ __attribute__((unused)) static int nc_payne_hanek(double x, double *r_hi, double
 }
 
 #define SIN_DEGREE 5
-#define SIN_LEVEL 1
 #define COS_DEGREE 5
 #define ARCTAN_DEGREE 10
 /* sin r = r + r^3 S(r^2): 2^-58.0; cos r = 1 - r^2/2 + r^4 C(r^2): 2^-64 */
@@ -96,6 +95,10 @@ static const REAL c_arctan[] = {
     -0.333333333333332, 0.19999999999953874, -0.14285714280226408, 0.11111110784979424,
     -0.09090897801798804, 0.07692060999505719, -0.06663112917105618, 0.05847953122856702,
     -0.05039588003014525, 0.03807163332830564, -0.017914806170170463};
+/* pi/2 in parts of 53 bits */
+#define HALF_PI_1 0x1.921fb54442d18p+0
+#define HALF_PI_2 0x1.1a62633145c07p-54
+#define HALF_PI_3 -0x1.f1976b7ed8fbcp-110
 #if NC_HAS_FMA
 #define TRIG_MAX 0x1p30 /* k pi/2 has no rounding error in an FMA */
 #else
@@ -109,13 +112,16 @@ static const REAL c_arctan[] = {
 #else
 
 #define SIN_DEGREE 2
-#define SIN_LEVEL 0
 #define COS_DEGREE 2
 #define ARCTAN_DEGREE 4
 static const REAL c_sin[] = {-1.6666654e-01f, 8.332118e-03f, -1.9509069e-04f};
 static const REAL c_cos[] = {4.1666646e-02f, -1.3887289e-03f, 2.4429217e-05f};
 static const REAL c_arctan[] = {-3.3333316e-01f, 1.9998486e-01f, -1.4243795e-01f, 1.05955765e-01f,
                                 -6.0823176e-02f};
+/* pi/2 in parts of 24 bits */
+#define HALF_PI_1 0x1.921fb6p+0f
+#define HALF_PI_2 -0x1.777a5cp-25f
+#define HALF_PI_3 -0x1.ee59dap-50f
 #define TRIG_MAX 1e5f /* the rounding of k costs r at most 0.01 */
 #define PI_HI 0x1.921fb6p+1f
 #define PI_LO -0x1.777a5cp-24f
@@ -123,6 +129,9 @@ static const REAL c_arctan[] = {-3.3333316e-01f, 1.9998486e-01f, -1.4243795e-01f
 #define PI34_LO -0x1.99bc5cp-28f
 
 #endif
+
+/* Without an FMA, float32 sin and cos do well enough without r_lo. */
+#define SIN_LEVEL (NC_HAS_FMA || R_BITS == 64)
 
 /* Replaces r, r_lo and quadrant in the lanes where t > TRIG_MAX. */
 __attribute__((noinline, cold, unused)) static void
@@ -134,13 +143,12 @@ trig_reduce_huge(const REAL *t, REAL *r, REAL *r_lo, RINT *quadrant)
         double hi, lo;
         quadrant[i] = nc_payne_hanek((double)t[i], &hi, &lo);
         r[i] = (REAL)hi;
-        r_lo[i] = (REAL)lo;
+        r_lo[i] = (REAL)((hi - (double)r[i]) + lo);
     }
 }
 
 /* t = r + r_lo + quadrant pi/2 for t >= 0; only the two lowest bits of the quadrant count. r_lo is
- * small beside r, though not always below its last bit. In float32 the reduction is made in
- * float64. */
+ * small beside r, though not always below its last bit. */
 NC_INLINE VF trig_reduce(VF t, VF *r_lo, VI *quadrant)
 {
     VF magic = vset1(ROUND_MAGIC);
@@ -148,28 +156,29 @@ NC_INLINE VF trig_reduce(VF t, VF *r_lo, VI *quadrant)
     VF k = n - magic;
     VF r;
     *quadrant = (VI)n;
-#if defined(NC_REAL_IS_F32)
-    FN64(nc_vf) t0, t1, k0, k1;
-    vwiden(t, &t0, &t1);
-    vwiden(k, &k0, &k1);
-    FN64(nc_vf) p1 = FN64(vset1)(0x1.921fb544p+0), p2 = FN64(vset1)(0x1.0b4611a626331p-34);
-    t0 = FN64(vfnma)(k0, p2, FN64(vfnma)(k0, p1, t0));
-    t1 = FN64(vfnma)(k1, p2, FN64(vfnma)(k1, p1, t1));
-    r = vnarrow(t0, t1);
-    vwiden(r, &k0, &k1);
-    *r_lo = vnarrow(t0 - k0, t1 - k1);
-#elif NC_HAS_FMA
-    VF p2 = K(0x1.1a62633145c07p-54);
-    VF a = vfnma(k, K(0x1.921fb54442d18p+0), t); /* exact: a multiple of 2^-53 below 1 */
+#if NC_HAS_FMA
+    /* The first difference is exact, being below 1 and a multiple of half an ulp of pi/2. */
+    VF p2 = vset1(HALF_PI_2);
+    VF a = vfnma(k, vset1(HALF_PI_1), t);
     r = a - k * p2;
-    *r_lo = vfnma(k, K(-0x1.f1976b7ed8fbcp-110), vfnma(k, p2, a - r));
-#else
+    *r_lo = vfnma(k, vset1(HALF_PI_3), vfnma(k, p2, a - r));
+#elif defined(NC_REAL_IS_F64)
     /* Parts of 33 bits: their products with k are exact. */
     VF a = t - k * K(0x1.921fb544p+0), w = k * K(0x1.0b4611a6p-34);
     VF b = a - w, b_lo = (a - b) - w;
     VF v = k * K(0x1.3198a2ep-69);
     r = b - v;
     *r_lo = (b_lo + ((b - r) - v)) - k * K(0x1.b839a252049c1p-104);
+#else
+    /* In float64. */
+    FN64(nc_vf) t0, t1, k0, k1;
+    vwiden(t, &t0, &t1);
+    vwiden(k, &k0, &k1);
+    t0 = t0 - k0 * 0x1.921fb544p+0 - k0 * 0x1.0b4611a626331p-34;
+    t1 = t1 - k1 * 0x1.921fb544p+0 - k1 * 0x1.0b4611a626331p-34;
+    r = vnarrow(t0, t1);
+    vwiden(r, &k0, &k1);
+    *r_lo = vnarrow(t0 - k0, t1 - k1);
 #endif
     if (__builtin_expect(vany(~vle(t, vset1(TRIG_MAX))), 0)) {
         REAL ts[VL], rs[VL], los[VL];
