@@ -17,6 +17,21 @@
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
+/* Names that vec.h shares with arm_neon.h, whose are the 8-byte vectors. */
+#define vabs_f64 nc_vabs_f64
+#define vabs_f32 nc_vabs_f32
+#define vfma_f64 nc_vfma_f64
+#define vfma_f32 nc_vfma_f32
+#define vfms_f64 nc_vfms_f64
+#define vfms_f32 nc_vfms_f32
+#define vmax_f64 nc_vmax_f64
+#define vmax_f32 nc_vmax_f32
+#define vmin_f64 nc_vmin_f64
+#define vmin_f32 nc_vmin_f32
+#define vneg_f64 nc_vneg_f64
+#define vneg_f32 nc_vneg_f32
+#define vsqrt_f64 nc_vsqrt_f64
+#define vsqrt_f32 nc_vsqrt_f32
 #endif
 
 #if defined(NC_ISA_AVX512)

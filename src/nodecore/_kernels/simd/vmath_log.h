@@ -97,17 +97,17 @@ NC_INLINE VF v_softplus(VF x)
 {
 #if defined(NC_REAL_IS_F64)
 #define SHIFT 512
-    VF down = K(0x1p-512), limit = K(800.0);
+    VF down = K(0x1p-512), two = K(0x1p513), limit = K(800.0);
 #else
 #define SHIFT 64
-    VF down = K(0x1p-64), limit = K(110.0);
+    VF down = K(0x1p-64), two = K(0x1p65), limit = K(110.0);
 #endif
     VI bits;
     VF r;
     exp_reduce(-vcap(vabs(x), limit), &bits, &r);
     VF scale = (VF)((bits + SHIFT) << R_MANT);
-    VF e = vfma(exp_poly(r), scale, scale) * down;
-    VF s = e / (K(2.0) + e);
+    VF scaled = vfma(exp_poly(r), scale, scale), e = scaled * down;
+    VF s = scaled / (two + scaled);
     VF z = s * s;
     VF log1p = vfnma(s, vfnma(z, poly(z, LOG1P_DEGREE, c_log1p), e), e);
     return vfloor_at(x, K(0.0)) + log1p;
