@@ -14,14 +14,13 @@ z' = function(...) from z = 0. So what traces, runs and differentiates fields do
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from nodecore import losses, tree
-from nodecore._field import field as pure_field
+from nodecore._field import Field
 from nodecore._solve import solve as solve_ode
 from nodecore.samples import Array, InitialStates, Samples, float_array, solution_leaves, widest
 from nodecore.status import InputError, SolveError
@@ -34,7 +33,7 @@ class _Batched:
     """
 
     def __init__(self, function: Callable[[Any, Any], Any], options: Mapping[str, Any]) -> None:
-        self.field = pure_field(lambda t, z, params, args: function(params, args))
+        self.field = Field(lambda t, z, params, args: function(params, args))
         self.options = {k: options[k] for k in ("threads",) if k in options}
 
     def __call__(self, params: Any, inputs: Any, zero: Any, batch: bool) -> Any:
@@ -64,8 +63,8 @@ class Objective:
         loss: str | Callable[..., Any],
         options: Mapping[str, Any],
     ) -> None:
-        plain = inspect.isfunction(field) or inspect.ismethod(field)
-        self.field = pure_field(field) if plain else field
+        plain = callable(field) and not isinstance(field, Field)
+        self.field = Field(field) if plain else field
         self.observe = observe
         self.encoder = encoder
         self.options = {"adjoint": "discrete", "on_failure": "mark", **options}

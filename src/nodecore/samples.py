@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from nodecore import tree
+from nodecore import _inputs, tree
 from nodecore.status import InputError
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -25,7 +25,7 @@ class Samples:
 
     def __init__(self, y0: Any, t: Any, target: Any, args: Any, batch: bool | None) -> None:
         self.y0 = tree.map(float_array, y0)
-        self.batched = _is_batched(self.y0, batch)
+        self.batched = _inputs.state(self.y0, batch).batched
         leaves = tree.flatten(self.y0)[0]
         self.n = leaves[0].shape[0] if self.batched else 1
         self.ragged = self.batched and isinstance(t, (list, tuple)) and np.ndim(t[0]) == 1
@@ -94,22 +94,6 @@ def float_array(leaf: Any) -> Array:
 
 def widest(leaves: Sequence[Array]) -> npt.DTypeLike:
     return np.result_type(*leaves) if leaves else np.float64
-
-
-def _is_batched(y0: Any, batch: bool | None) -> bool:
-    leaves, treedef = tree.flatten(y0)
-    if not leaves:
-        raise InputError("fit: y0 has no arrays")
-    if batch is not None:
-        return batch
-    batched: list[bool] = [leaf.ndim >= 2 for leaf in leaves]
-    if any(batched) != all(batched):
-        path = tree.paths(treedef, "y0")[batched.index(False)]
-        raise InputError(
-            f"fit: {path} has no batch axis and other leaves of y0 have one; say "
-            "solve={'batch': True} or {'batch': False}"
-        )
-    return batched[0]
 
 
 class InitialStates:
