@@ -385,12 +385,14 @@ cdef class Fields:
     cdef nc_problem proto
     cdef nc_tableau tableau
     cdef nc_program prologue, adjoint_prologue
-    cdef object lowered, method, consts, keep_alive
+    cdef readonly object lowered, method
+    cdef object consts, keep_alive
     cdef readonly object dtype
     cdef readonly str isa
     cdef readonly int dim, n_args
     cdef readonly bint has_adjoint, time_dependent
-    cdef Py_ssize_t itemsize, params_off
+    cdef Py_ssize_t itemsize
+    cdef readonly Py_ssize_t params_off
     cdef readonly Py_ssize_t n_uniform, n_params
     cdef readonly int64_t acc_size
     cdef Py_ssize_t registers

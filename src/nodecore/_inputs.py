@@ -1,0 +1,324 @@
+"""From what users pass to what the kernels read: batch, times, stops, tolerances.
+
+Every message says which argument (and which leaf, sample, time) is wrong and what to write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nodecore import tree
+from nodecore.status import InputError
+
+Array = npt.NDArray[Any]
+
+
+class State(NamedTuple):
+    """The initial states: ``y0`` (B, D), and the tree they came from."""
+
+    y0: Array
+    treedef: Any
+    shapes: tuple[tuple[int, ...], ...]  # of one sample's leaves
+    dtypes: tuple[Any, ...]
+    batched: bool
+
+    def split(self, flat: Array) -> Any:
+        """A tree like y0 from an array whose last axis holds the D components."""
+        if len(self.shapes) == 1:
+            leaves = [flat.reshape(flat.shape[:-1] + self.shapes[0])]
+        else:
+            leaves, start = [], 0
+            for shape in self.shapes:
+                n = int(np.prod(shape))
+                part = flat[..., start : start + n]
+                leaves.append(part.reshape(flat.shape[:-1] + shape))
+                start += n
+        return leaves[0] if self.treedef == tree.LEAF else tree.unflatten(self.treedef, leaves)
+
+
+def _leaf_array(leaf: Any, what: str) -> Array:
+    try:
+        a = np.asarray(leaf)
+    except ValueError as error:
+        raise InputError(f"{what} is not an array: {error}") from None
+    kind = a.dtype.kind
+    if kind == "f" or kind in "iub":
+        return a
+    if kind == "c":
+        raise InputError(f"{what} is complex: stack its real and imaginary part")
+    raise InputError(f"{what} has dtype {a.dtype}: it must be an array of real numbers")
+
+
+def state(y0: Any, batch: bool | None) -> State:
+    """Read y0 and decide what its batch is."""
+    if type(y0) is np.ndarray:
+        leaves, treedef = [y0], tree.LEAF
+    else:
+        leaves, treedef = tree.flatten(y0)
+    if not leaves:
+        raise InputError("y0 is empty: a state needs at least one array")
+
+    def path(i: int) -> str:
+        return "y0" + tree.paths(treedef)[i]
+
+    arrays = [_leaf_array(leaf, path(i)) for i, leaf in enumerate(leaves)]
+    if batch is None:
+        many = [a.ndim >= 2 for a in arrays]
+        batched = many[0]
+        if any(m != batched for m in many):
+            odd = many.index(not batched)
+            raise InputError(
+                f"{path(0)} has {arrays[0].ndim} dimensions and {path(odd)} has "
+                f"{arrays[odd].ndim}: it is unclear whether there is a batch. Pass batch=True (axis "
+                "0 of every leaf is the batch) or batch=False (one sample)"
+            )
+    else:
+        batched = bool(batch)
+    B = 1
+    if batched:
+        for i, a in enumerate(arrays):
+            if a.ndim == 0:
+                raise InputError(f"{path(i)} has no batch axis, but batch=True was given")
+            if a.shape[0] != arrays[0].shape[0]:
+                raise InputError(
+                    f"{path(i)} has {a.shape[0]} samples, {path(0)} has {arrays[0].shape[0]}"
+                )
+        B = arrays[0].shape[0]
+    dtype = np.float32 if all(a.dtype == np.float32 for a in arrays) else np.float64
+    shapes = tuple([a.shape[1:] if batched else a.shape for a in arrays])
+    flat = [a.reshape(B, -1) if a.size else a.reshape(B, 0) for a in arrays]
+    joined = flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)
+    out = np.ascontiguousarray(joined, dtype)
+    if out.size == 0:
+        raise InputError("y0 is empty: " + ("no samples" if B == 0 else "no components"))
+    return State(out, treedef, shapes, tuple([a.dtype for a in arrays]), batched)
+
+
+class Args(NamedTuple):
+    """Per-sample args: ``flat`` (B, n) in the state's dtype, and the tree they came from."""
+
+    flat: Array | None
+    treedef: Any
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[Any, ...]
+    kinds: tuple[str, ...]
+    leaves: tuple[Array, ...]
+
+
+NO_ARGS = Args(None, None, (), (), (), ())
+
+
+def args_of(args: Any, B: int, batched: bool, dtype: Any) -> Args:
+    """Read args: leaves with the batch as first axis (for one sample: none)."""
+    if args is None:
+        return NO_ARGS
+    leaves, treedef = tree.flatten(args)
+    arrays = []
+    for i, leaf in enumerate(leaves):
+        name = "args" + tree.paths(treedef)[i]
+        a = _leaf_array(leaf, name)
+        if batched and (a.ndim == 0 or a.shape[0] != B):
+            raise InputError(
+                f"{name} has shape {a.shape}, but the batch has {B} samples: the first axis of "
+                "args is the batch; shared constants belong in params"
+            )
+        arrays.append(a)
+    shapes = tuple([a.shape[1:] if batched else a.shape for a in arrays])
+    flat = [a.reshape(B, -1) for a in arrays]
+    joined = (flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)) if flat else None
+    return Args(
+        None if joined is None else np.ascontiguousarray(joined, dtype),
+        treedef,
+        shapes,
+        tuple([a.dtype for a in arrays]),
+        tuple([a.dtype.kind if a.dtype.kind in "fb" else "i" for a in arrays]),
+        tuple(arrays),
+    )
+
+
+class Times(NamedTuple):
+    """Output times: sample b has ``t[t_off[b]:]``, output rows ``out_off[b]:out_off[b + 1]``."""
+
+    t: Array
+    t_off: Array
+    out_off: Array
+    form: str  # "shared", "rows", "ragged"
+    given: Any
+
+    def of(self, b: int) -> Array:
+        """Sample b's times."""
+        n = int(self.out_off[b + 1] - self.out_off[b])
+        start = int(self.t_off[b])
+        out: Array = self.t[start : start + n]
+        return out
+
+    def split(self, rows: Array, batched: bool) -> Any:
+        """Rows of all outputs (N, ...) as (T, ...), (B, T, ...) or a list of (T_b, ...)."""
+        if self.form == "ragged":
+            return [rows[a:b] for a, b in zip(self.out_off[:-1], self.out_off[1:], strict=True)]
+        if not batched:
+            return rows
+        B = len(self.t_off)
+        return rows.reshape((B, rows.shape[0] // B) + rows.shape[1:])
+
+
+@lru_cache(maxsize=64)
+def _offsets(B: int, T: int, shared: bool) -> tuple[Array, Array]:
+    t_off = np.zeros(B, np.int64) if shared else np.arange(B, dtype=np.int64) * T
+    out_off = np.arange(B + 1, dtype=np.int64) * T
+    t_off.flags.writeable = out_off.flags.writeable = False
+    return t_off, out_off
+
+
+def times(t: Any, B: int, batched: bool) -> Times:
+    """Read t: (T,) shared, (B, T), or a list of B arrays."""
+    if type(t) is np.ndarray and t.ndim == 1 and t.dtype == np.float64:
+        _check_times(t, None)
+        return Times(np.ascontiguousarray(t), *_offsets(B, t.size, True), "shared", t)
+    if isinstance(t, list | tuple) and any(np.ndim(x) > 0 for x in t):
+        if not batched:
+            raise InputError("t is a list of arrays, but there is one sample: pass one array")
+        if len(t) != B:
+            raise InputError(f"t has {len(t)} arrays of times, but the batch has {B} samples")
+        rows = [_times_array(x, f"t[{b}]") for b, x in enumerate(t)]
+        for b, row in enumerate(rows):
+            if row.ndim != 1:
+                raise InputError(f"t[{b}] has shape {row.shape}: times are one-dimensional")
+            _check_times(row, b)
+        out_off = np.concatenate([[0], np.cumsum([r.size for r in rows])]).astype(np.int64)
+        return Times(np.concatenate(rows), out_off[:-1].copy(), out_off, "ragged", t)
+    a = _times_array(t, "t")
+    if a.ndim == 1:
+        _check_times(a, None)
+        return Times(a, *_offsets(B, a.size, True), "shared", t)
+    if a.ndim == 2 and batched:
+        if a.shape[0] != B:
+            raise InputError(f"t has {a.shape[0]} rows of times, but the batch has {B} samples")
+        for b in range(B):
+            _check_times(a[b], b)
+        return Times(a.reshape(-1), *_offsets(B, a.shape[1], False), "rows", t)
+    raise InputError(
+        f"t has shape {a.shape}: it must be (T,), shared by all samples"
+        + (f", ({B}, T), or a list of {B} arrays" if batched else "")
+    )
+
+
+def _times_array(t: Any, name: str) -> Array:
+    try:
+        a = np.asarray(t)
+        if a.dtype.kind not in "fiu":
+            raise ValueError(f"dtype {a.dtype}")
+    except ValueError as error:
+        raise InputError(f"{name} must be an array of real numbers: {error}") from None
+    return np.ascontiguousarray(a, np.float64)
+
+
+def _check_times(t: Array, sample: int | None) -> None:
+    where = "t" if sample is None else f"t of sample {sample}"
+    if t.size == 0:
+        raise InputError(f"{where} is empty: t[0] is the initial time")
+    step = t[1:] - t[:-1]
+    if t.size == 1:
+        ok = bool(np.isfinite(t[0]))
+    else:
+        low, high = step.min(), step.max()
+        ok = bool((low > 0 or high < 0) and np.isfinite(t[0]) and np.isfinite(t[-1]))
+    if ok:
+        return
+    bad = np.flatnonzero(~np.isfinite(t))
+    if bad.size:
+        raise InputError(f"{where} is not finite at index {bad[0]}: {t[bad[0]]}")
+    forwards = t[-1] >= t[0]
+    k = int(np.flatnonzero(step <= 0 if forwards else step >= 0)[0])
+    what = "repeated" if step[k] == 0 else "unsorted"
+    raise InputError(
+        f"{where} has {what} times at index {k + 1}: {t[k]}, {t[k + 1]}. Times must be strictly "
+        "increasing or decreasing; solve at t, i = np.unique(t, return_inverse=True) and read "
+        "y[..., i, :]"
+    )
+
+
+def stops(tstops: Any, when: Times, B: int) -> tuple[Array | None, Array | None]:
+    """Times where steps end: ``stops``, ``stop_off`` (B + 1), sorted along each sample's time."""
+    if tstops is True or tstops is False or tstops is None:
+        return None, None
+    if isinstance(tstops, list | tuple) and any(np.ndim(x) > 0 for x in tstops):
+        if len(tstops) != B:
+            raise InputError(f"tstops has {len(tstops)} arrays, but the batch has {B} samples")
+        each = [_times_array(x, f"tstops[{b}]").reshape(-1) for b, x in enumerate(tstops)]
+    else:
+        each = [_times_array(tstops, "tstops").reshape(-1)] * B
+    out = []
+    for b, row in enumerate(each):
+        if not np.isfinite(row).all():
+            raise InputError("tstops must be finite")
+        t = when.of(b)
+        lo, hi = min(t[0], t[-1]), max(t[0], t[-1])
+        inside = np.unique(row[(row > lo) & (row < hi)])
+        out.append(inside if t[-1] >= t[0] else inside[::-1])
+    off = np.concatenate([[0], np.cumsum([r.size for r in out])]).astype(np.int64)
+    flat = np.concatenate(out) if off[-1] else np.zeros(1)
+    return np.ascontiguousarray(flat), off
+
+
+def tolerance(atol: Any, like: State) -> Array:
+    """atol as one number a state component, in the state's dtype."""
+    D = like.y0.shape[1]
+    leaves, treedef = tree.flatten(atol)
+    if len(leaves) == 1 and np.ndim(leaves[0]) == 0:
+        out = np.full(D, float(_leaf_array(leaves[0], "atol")))
+    elif treedef == like.treedef and len(leaves) == len(like.shapes):
+        parts = []
+        for leaf, shape in zip(leaves, like.shapes, strict=True):
+            try:
+                parts.append(np.broadcast_to(_leaf_array(leaf, "atol"), shape).reshape(-1))
+            except ValueError:
+                raise InputError(
+                    f"atol of shape {np.shape(leaf)} does not fit a state of shape {shape}: pass "
+                    "one number, or one a state component"
+                ) from None
+        out = np.concatenate(parts)
+    elif treedef == tree.LEAF and np.size(leaves[0]) == D:
+        out = np.asarray(leaves[0], float).reshape(-1)
+    else:
+        raise InputError(f"atol does not fit the state of {D} components")
+    if not (np.isfinite(out).all() and (out >= 0).all()):
+        raise InputError("atol must be finite and not negative")
+    return np.ascontiguousarray(out, like.y0.dtype)
+
+
+def number(name: str, value: Any, *, positive: bool = True, infinite: bool = False) -> float:
+    """A real option."""
+    if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+        x = float(value)
+        if (x > 0 or not positive) and (np.isfinite(x) or (infinite and x == np.inf)):
+            return x
+    raise InputError(f"{name} must be a {'positive ' if positive else ''}number, not {value!r}")
+
+
+def params_leaves(params: Any) -> tuple[list[Array], Any]:
+    """The params' leaves as arrays."""
+    if params is None:
+        return [], None
+    leaves, treedef = tree.flatten(params)
+    out = []
+    for i, leaf in enumerate(leaves):
+        if type(leaf) is np.ndarray and leaf.dtype.kind == "f":
+            out.append(leaf)
+        else:
+            out.append(_leaf_array(leaf, "params" + tree.paths(treedef)[i]))
+    return out, treedef
+
+
+def join(leaves: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> Array:
+    """Leaves (..., *shape) as one array (..., D)."""
+    parts = [
+        np.asarray(a).reshape(np.shape(a)[: np.ndim(a) - len(s)] + (-1,))
+        for a, s in zip(leaves, shapes, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)

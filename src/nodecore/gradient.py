@@ -1,0 +1,215 @@
+"""The discrete adjoint, on the record of a solve: docs/math/discrete-adjoint.md.
+
+Works on runs and plans; knows neither solutions nor the front door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+from nodecore import plan, tree
+from nodecore._inputs import Args, Array, State, Times
+from nodecore.status import GradientError
+
+
+class GridRule(IntEnum):
+    """How the grid depends on the output times (``enum nc_grid_rule``).
+
+    HOLD_SIZES: outputs are interpolated; step sizes are held, so t[0] shifts the grid.
+    HOLD_FRACTIONS: steps end on the outputs; each step keeps its fraction of their interval.
+    HOLD_STOPS: steps end on given times; only the first and the last interval move.
+    """
+
+    HOLD_SIZES = 0
+    HOLD_FRACTIONS = 1
+    HOLD_STOPS = 2
+
+
+class Gradient:
+    """Cotangents of what a solve was given, each with the shape of what was given.
+
+    Attributes
+    ----------
+    y0, params, args, t
+        The derivatives of <dy, y>. ``params`` is summed over the batch; ``t`` too, where it is
+        shared. None where nothing was given.
+    """
+
+    def __init__(self, y0: Any, params: Any, args: Any, t: Any, no_time: str | None = None) -> None:
+        self.y0, self.params, self.args = y0, params, args
+        self._t, self._no_time = t, no_time
+
+    @property
+    def t(self) -> Any:
+        if self._no_time is not None:
+            raise GradientError(self._no_time)
+        return self._t
+
+    def __repr__(self) -> str:
+        return f"Gradient(y0={self.y0!r}, params={self.params!r}, args={self.args!r})"
+
+
+@dataclass
+class Given:
+    """What a solve was given, as far as its gradient's shapes depend on it."""
+
+    state: State
+    params: list[Array]
+    params_treedef: Any
+    args: Args
+    when: Times
+    grid_rule: GridRule
+
+
+class OpaquePull:
+    """Adds up the cotangents that an opaque field's vjp returns."""
+
+    def __init__(
+        self, vjp: Callable[..., Any], params: Any, given: Given, args_for: Callable[[Array], Any]
+    ) -> None:
+        self.vjp, self.params, self.given, self.args_for = vjp, params, given, args_for
+        self.start()
+
+    def start(self) -> None:
+        """Forget what was added up."""
+        self.params_bar = [np.zeros(np.shape(p)) for p in self.given.params]
+        self.args_bar = [np.zeros(a.shape) for a in self.given.args.leaves]
+        if not self.given.state.batched:
+            self.args_bar = [a[None] for a in self.args_bar]
+
+    def __call__(self, t: Array, y: Array, samples: Array, ct: Array) -> Array:
+        result = self.vjp(t, y, self.params, self.args_for(samples), ct)
+        if not isinstance(result, tuple) or len(result) != 3:
+            raise GradientError(
+                "the opaque field's vjp must return (y_bar, params_bar, args_bar); None stands for "
+                "zeros"
+            )
+        y_bar, params_bar, args_bar = result
+        y_bar = np.zeros_like(ct) if y_bar is None else np.asarray(y_bar)
+        if y_bar.shape != ct.shape:
+            raise GradientError(
+                f"the opaque field's vjp returned y_bar of shape {y_bar.shape}, not {ct.shape}"
+            )
+        for name, total, part, index in (
+            ("params", self.params_bar, params_bar, None),
+            ("args", self.args_bar, args_bar, samples),
+        ):
+            if part is None:
+                continue
+            leaves = tree.flatten(part)[0]
+            if len(leaves) != len(total):
+                raise GradientError(f"the opaque field's vjp returned a {name}_bar unlike {name}")
+            for sum_, leaf in zip(total, leaves, strict=True):
+                here = sum_.shape if index is None else (len(index),) + sum_.shape[1:]
+                if np.shape(leaf) != here:
+                    raise GradientError(
+                        f"the opaque field's vjp returned a {name}_bar of shape {np.shape(leaf)}, "
+                        f"not {here}"
+                    )
+                if index is None:
+                    sum_ += leaf
+                else:
+                    sum_[index] += leaf
+        return y_bar
+
+
+def tree_sum(parts: Array) -> Array:
+    """Sum over axis 0 in the order of a balanced tree, which depends on its length alone."""
+    while len(parts) > 1:
+        half = (len(parts) + 1) // 2
+        summed = parts[:half].copy()
+        summed[: len(parts) - half] += parts[half:]
+        parts = summed
+    return parts[0]
+
+
+def discrete(
+    run: Any, given: Given, dy: Array, threads: int, pull: OpaquePull | None
+) -> Gradient:
+    """The exact gradient of <dy, y> with respect to y0, params, args and t."""
+    if pull is not None:
+        pull.start()
+    y0_bar, args_bar, t_bar, acc, bad = run.backward(dy, threads, int(given.grid_rule))
+    if bad is not None:
+        sample, t = bad
+        raise GradientError(
+            f"sample {sample}: the cotangent of the state became non-finite at t = {t:.6g} in the "
+            "backward pass: the field's derivative is infinite or NaN there (or dy is). Look for "
+            "sqrt, log, division or a power at zero; np.where guards protect gradients",
+            sample=sample,
+            t=t,
+        )
+    if not np.isfinite(y0_bar).all():
+        sample = int(np.flatnonzero(~np.isfinite(y0_bar).all(axis=1))[0])
+        raise GradientError(
+            f"sample {sample}: the cotangent of y0 is not finite at t = "
+            f"{given.when.of(sample)[0]:.6g}: dy is not finite there",
+            sample=sample,
+        )
+    state = given.state
+    y0 = _as_given(
+        state.split(y0_bar if state.batched else y0_bar[0]), state.treedef, state.dtypes
+    )
+
+    if pull is not None:
+        params_bar = pull.params_bar
+    elif given.params:
+        flat = plan.params_bar(run.fields, run.uniform, tree_sum(acc))
+        sizes = np.cumsum([p.size for p in given.params])[:-1]
+        parts = np.split(flat, sizes)
+        params_bar = [x.reshape(p.shape) for x, p in zip(parts, given.params, strict=True)]
+    else:
+        params_bar = []
+    for i, bar in enumerate(params_bar):
+        if not np.isfinite(bar).all():
+            raise GradientError(
+                f"the cotangent of params{tree.paths(given.params_treedef)[i]} is not finite, though "
+                "those of the states are: the field's derivative in it is infinite or NaN"
+            )
+    params = None
+    if given.params_treedef is not None:
+        floats = [p.dtype if p.dtype.kind == "f" else np.dtype(np.float64) for p in given.params]
+        params = _as_given(
+            tree.unflatten(given.params_treedef, params_bar), given.params_treedef, floats
+        )
+
+    args = None
+    if given.args.treedef is not None:
+        args = _args_bar(given, args_bar, pull)
+    no_time = None
+    if pull is not None:
+        no_time = "an opaque field's vjp gives no derivative in time, so g.t is unknown"
+    return Gradient(y0, params, args, _t_bar(given, t_bar), no_time)
+
+
+def _as_given(value: Any, treedef: Any, dtypes: Any) -> Any:
+    leaves = tree.flatten(value)[0]
+    kinds = [d if d.kind == "f" else np.dtype(np.float64) for d in dtypes]
+    return tree.unflatten(
+        treedef, [np.asarray(x, d) for x, d in zip(leaves, kinds, strict=True)]
+    )
+
+
+def _args_bar(given: Given, flat: Array, pull: OpaquePull | None) -> Any:
+    leaves = []
+    start = 0
+    for i, (shape, dtype) in enumerate(zip(given.args.shapes, given.args.dtypes, strict=True)):
+        n = int(np.prod(shape))
+        bar = flat[:, start : start + n] if pull is None else pull.args_bar[i]
+        start += n
+        bar = bar.reshape((-1,) + shape)
+        if dtype.kind != "f":
+            bar = np.zeros(bar.shape, dtype)  # integers have no tangent space
+        leaves.append(np.asarray(bar if given.state.batched else bar[0], dtype))
+    return tree.unflatten(given.args.treedef, leaves)
+
+
+def _t_bar(given: Given, rows: Array) -> Any:
+    when = given.when
+    out = when.split(rows, given.state.batched)
+    return out.sum(axis=0) if when.form == "shared" and given.state.batched else out

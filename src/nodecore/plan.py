@@ -1,0 +1,319 @@
+"""Plans: a field's programs bound to a method, an element type and an instruction set, cached.
+
+The only module that touches the compiled core. A field that was wrapped by ``nc.field`` is found by
+the signature of what it is given; a plain function is traced, and its programs are found by the
+content of the trace, so they are never stale.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from nodecore import _kernels, tree
+from nodecore._field import Field, Opaque
+from nodecore.ir.emit import emit
+from nodecore.ir.graph import Graph, Node
+from nodecore.ir.lower import Lowered, lower
+from nodecore.ir.program import Operand, Program, Space
+from nodecore.ir.trace import Spec, Trace, graph_key, trace_field
+from nodecore.methods import Tableau
+from nodecore.status import InputError, TraceError
+
+Run = _kernels.Run
+Fields = _kernels.Fields
+
+V = TypeVar("V")
+
+
+class Cache(Generic[V]):
+    """The most recently used values; safe under threads, since a value may be made twice."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.values: OrderedDict[Hashable, V] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], V]) -> V:
+        """The value for ``key``, made if it is not there."""
+        try:
+            value = self.values[key]
+            self.values.move_to_end(key)
+        except KeyError:
+            value = self.values[key] = make()
+            while len(self.values) > self.size:
+                try:
+                    self.values.popitem(last=False)
+                except KeyError:  # another thread was faster
+                    break
+        return value
+
+
+_lowered: Cache[tuple[Lowered, Trace]] = Cache(256)
+_fields: Cache[Any] = Cache(256)
+
+
+# ---- The machine ---------------------------------------------------------------------------------
+
+_isa: str | None = None
+
+
+def isa() -> str:
+    """The instruction set in use: the best available one, or NODECORE_ISA."""
+    global _isa
+    if _isa is None:
+        available = _kernels.isas_available()
+        wanted = os.environ.get("NODECORE_ISA", "").strip().lower()
+        if wanted and wanted not in available:
+            raise InputError(
+                f"NODECORE_ISA={wanted!r} is not available on this machine: there are "
+                f"{', '.join(available)}"
+            )
+        _isa = wanted or available[0]
+    return _isa
+
+
+_serial = False
+
+
+def _after_fork() -> None:
+    # An OpenMP runtime that had threads before fork hangs in the child.
+    global _serial
+    _serial = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _cpu_quota() -> int:
+    """CPUs that the container grants (cgroup v2, v1), or a large number."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as f:
+            quota, period = f.read().split()
+        if quota != "max":
+            return max(1, round(int(quota) / int(period)))
+    except (OSError, ValueError):
+        try:
+            with open("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") as f:
+                quota_us = int(f.read())
+            with open("/sys/fs/cgroup/cpu/cpu.cfs_period_us") as f:
+                period_us = int(f.read())
+            if quota_us > 0:
+                return max(1, round(quota_us / period_us))
+        except (OSError, ValueError):
+            pass
+    return 1 << 16
+
+
+_default_threads: int | None = None
+
+
+def thread_count(threads: int | None = None) -> int:
+    """Threads of a solve: the argument, NODECORE_NUM_THREADS, or what OpenMP and the container say."""
+    global _default_threads
+    if _serial:
+        return 1
+    if threads is None:
+        if _default_threads is None:
+            text = os.environ.get("NODECORE_NUM_THREADS", "").strip()
+            if text:
+                if not text.isdigit() or int(text) < 1:
+                    raise InputError(f"NODECORE_NUM_THREADS must be a positive integer, not {text!r}")
+                _default_threads = int(text)
+            else:
+                _default_threads = min(_kernels.openmp()[1], _cpu_quota())
+        return _default_threads
+    if isinstance(threads, bool) or not isinstance(threads, int | np.integer) or threads < 1:
+        raise InputError(f"threads must be a positive integer, not {threads!r}")
+    return int(threads)
+
+
+def show_config() -> dict[str, Any]:
+    """What this build of nodecore uses on this machine.
+
+    Returns
+    -------
+    dict
+        ``version``; ``isa`` in use, ``isa_available``, ``isa_compiled``; ``openmp`` (bool);
+        ``threads``; ``numpy`` and ``python`` versions.
+
+    Examples
+    --------
+    >>> import nodecore as nc
+    >>> sorted(nc.show_config())
+    ['isa', 'isa_available', 'isa_compiled', 'numpy', 'openmp', 'python', 'threads', 'version']
+    """
+    from nodecore import __version__
+
+    return {
+        "version": __version__,
+        "isa": isa(),
+        "isa_available": _kernels.isas_available(),
+        "isa_compiled": _kernels.ISAS,
+        "openmp": _kernels.openmp()[0],
+        "threads": thread_count(),
+        "numpy": np.__version__,
+        "python": sys.version.split()[0],
+    }
+
+
+# ---- Fields --------------------------------------------------------------------------------------
+
+
+def fields_for(
+    fun: Any,
+    y_spec: Spec,
+    params_spec: Spec,
+    args_spec: Spec,
+    method: Tableau,
+    dtype: Any,
+    adjoint: bool,
+    example: Callable[[], tuple[Any, ...]],
+) -> Any:
+    """The compiled fields of a traceable function.
+
+    ``example`` gives the first sample's (t, y, params, args), with which a program is compared with
+    the function itself when it is seen for the first time.
+    """
+    if isinstance(fun, Field):
+        key = (y_spec, params_spec, args_spec, method, dtype, adjoint)
+        found = fun.plans.get(key)
+        if found is None:
+            lowered = _lower(fun.fun, y_spec, params_spec, args_spec, adjoint, example)
+            found = fun.plans[key] = _bind(lowered, method, dtype)
+        return found
+    return _bind(_lower(fun, y_spec, params_spec, args_spec, adjoint, example), method, dtype)
+
+
+def _bind(lowered: Lowered, method: Tableau | None, dtype: Any) -> Any:
+    key = (lowered, method, np.dtype(dtype).itemsize, isa())
+    return _fields.get(key, lambda: Fields(lowered, method, dtype, isa()))
+
+
+def _lower(
+    fun: Callable[..., Any],
+    y_spec: Spec,
+    params_spec: Spec,
+    args_spec: Spec,
+    adjoint: bool,
+    example: Callable[[], tuple[Any, ...]],
+) -> Lowered:
+    trace = trace_field(fun, y_spec, params_spec, args_spec)
+    sizes = tuple([(v.n) for v in (*trace.params, *trace.args, trace.y)])
+    key = (graph_key(trace.outs), sizes, len(trace.params), adjoint)
+
+    def make() -> tuple[Lowered, Trace]:
+        out = lower(
+            trace.graph, trace.out, trace.t, trace.y, trace.params, trace.args, adjoint=adjoint
+        )
+        _verify(fun, trace, y_spec, example())
+        return out, trace
+
+    return _lowered.get(key, make)[0]
+
+
+def _verify(fun: Callable[..., Any], trace: Trace, y_spec: Spec, example: tuple[Any, ...]) -> None:
+    """Compare the trace with the function itself, at the first sample's initial state."""
+    from nodecore.ir.numpy_eval import evaluate
+    from nodecore.ir.trace import field_arguments
+
+    t, y, params, args = example
+    count = field_arguments(fun, params is not None, args is not None)
+    try:
+        with np.errstate(all="ignore"):
+            result = fun(*(t, y, params, args)[:count])
+        leaves = tree.flatten(result)[0] if y_spec.treedef != tree.LEAF else [result]
+        direct = np.concatenate([np.asarray(x, np.float64).reshape(-1) for x in leaves])
+    except Exception:
+        return  # a function that only tracers can run has nothing to compare with
+    env: dict[Node, Any] = {trace.t: t}
+    env[trace.y] = np.concatenate([np.reshape(x, -1) for x in tree.flatten(y)[0]])
+    env.update(zip(trace.params, tree.flatten(params)[0], strict=True))
+    env.update(zip(trace.args, tree.flatten(args)[0], strict=True))
+    traced = evaluate([trace.out], env)[0]
+    scale = np.abs(direct[np.isfinite(direct)]).max(initial=0)
+    if direct.shape == traced.shape and np.allclose(
+        direct, traced, rtol=1e-6, atol=1e-9 * scale, equal_nan=True
+    ):
+        return
+    name = getattr(fun, "__name__", "field")
+    raise TraceError(
+        f"the traced field {name} gives {traced[:4]} at t = {t}, but the function itself gives "
+        f"{direct[:4]}: it must depend on its arguments alone (no random numbers, no counters, no "
+        "branches on values). Use nc.opaque for a field that cannot be traced"
+    )
+
+
+def opaque_fields(fun: Opaque, method: Tableau, dtype: Any, dim: int, n_args: int) -> Any:
+    """Fields whose evaluation is a callback."""
+    key = ("opaque", method, np.dtype(dtype).itemsize, dim, n_args, isa())
+    return _fields.get(key, lambda: Fields(None, method, dtype, isa(), dim, n_args))
+
+
+def params_bar(fields: Any, uniform: Any, acc: Any) -> Any:
+    """The cotangents of all params (flat, float64) from the summed gradient accumulator.
+
+    Everything that depends on params alone is pulled back once, in float64.
+    """
+    wide = _bind(fields.lowered, None, np.float64)
+    leaves = [uniform[fields.params_off : fields.params_off + fields.n_params].astype(np.float64)]
+    return wide.params_bar(wide.uniform(leaves, True), acc)
+
+
+# ---- Functions that are evaluated once, such as losses --------------------------------------------
+
+
+class Function:
+    """A graph with one value and its gradient, as one program; evaluated in float64."""
+
+    def __init__(self, graph: Graph, value: Node, inputs: list[Node], wrt: list[Node]) -> None:
+        from nodecore.ir.autodiff import vjp
+        from nodecore.ir.graph import reachable
+
+        one = graph.const(1.0)
+        bars = vjp(graph, [value], [one], wrt)
+        outs = [value, *[graph.zeros(w.n) if b is None else b for w, b in zip(wrt, bars, strict=True)]]
+        given: dict[Node, Operand] = {}
+        self.n_inputs = 0
+        for v in inputs:
+            given[v] = Operand(Space.Y, self.n_inputs)
+            self.n_inputs += v.n
+        consts = []
+        n_consts = 0
+        for v in reachable(outs):
+            if v.op == "const":
+                given[v] = Operand(Space.U, n_consts)
+                consts.append(v.data)
+                n_consts += v.n
+        self.consts = np.concatenate([*consts, np.zeros(64)])
+        results = []
+        self.n_outs = 0
+        for v in outs:
+            results.append((v, Operand(Space.OUT, self.n_outs)))
+            self.n_outs += v.n
+        self.program: Program = emit("function", results, given, uniform_lanes=True)
+
+    def __call__(self, flat: Any) -> Any:
+        """The value, then the gradient, for all inputs one after the other."""
+        given = np.zeros((self.n_inputs + 64, 1))
+        given[: self.n_inputs, 0] = flat
+        out = np.empty((self.n_outs + 64, 1))
+        spaces = {int(Space.Y): given, int(Space.U): self.consts, int(Space.OUT): out}
+        p = self.program
+        _kernels.run_program(p.packed, p.ipool, p.rf_rows, spaces, 1, isa())
+        return out[: self.n_outs, 0]
+
+
+_functions: Cache[Function] = Cache(128)
+
+
+def function(graph: Graph, value: Node, inputs: list[Node], wrt: list[Node]) -> Function:
+    """The compiled value and gradient of a traced scalar function."""
+    place = {v: i for i, v in enumerate(inputs)}
+    key = (graph_key([value]), tuple([v.n for v in inputs]), tuple([place[w] for w in wrt]))
+    return _functions.get(key, lambda: Function(graph, value, inputs, wrt))

@@ -1,0 +1,421 @@
+"""What a solve returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nodecore import gradient, plan, tree
+from nodecore._inputs import Array, State, Times, join
+from nodecore.gradient import Given, Gradient, GridRule, OpaquePull
+from nodecore.ir.graph import STEP
+from nodecore.ir.trace import Spec, Static, spec_of, trace_scalar
+from nodecore.methods import Tableau
+from nodecore.status import GradientError, InputError, Status
+
+
+@dataclass(frozen=True)
+class Stats:
+    """The work of a solve: per sample (for one sample plain ints), and two scalars.
+
+    Attributes
+    ----------
+    accepted, rejected : int or (B,) int64
+        Steps.
+    nfev, njev, nlu : int or (B,) int64
+        Evaluations of the field, of its Jacobian, factorisations.
+    storage_bytes : int
+        The peak of everything kept for the backward pass.
+    recomputed_steps : int
+        Lane steps done again in the backward pass, beyond the first sweep and each step's own
+        reversal.
+    """
+
+    accepted: Any
+    rejected: Any
+    nfev: Any
+    njev: Any
+    nlu: Any
+    storage_bytes: int
+    recomputed_steps: int
+
+
+@dataclass
+class Inputs:
+    """Everything a solve was given, read; enough to replay it."""
+
+    fun: Any
+    method: Tableau
+    given: Given
+    params: Any
+    control: tuple[Any, ...]
+    stops: tuple[Array | None, Array | None]
+    options: dict[str, Any] = field(repr=False)
+    keep: bool = False
+    adjoint: str | None = None
+    threads: int = 1
+
+    @property
+    def state(self) -> State:
+        return self.given.state
+
+    @property
+    def when(self) -> Times:
+        return self.given.when
+
+
+class Solution:
+    """The solution of an initial value problem for one sample or a batch.
+
+    Attributes
+    ----------
+    t : as given
+        Output times.
+    y : (B, T, ...) or (T, ...) array, list of (T_b, ...) arrays, or a tree of such
+        The states at these times; NaN where an output was not reached.
+    status : int or (B,) int array
+        0 is ok; see `nodecore.Status`.
+    ok : bool
+        Whether every sample was solved.
+    stats : Stats
+        Steps, evaluations, bytes.
+    adjoint : str or None
+        Which gradient method was used, and why.
+    """
+
+    def __init__(self, run: Any, inputs: Inputs) -> None:
+        self._run = run
+        self._in = inputs
+        self._pull: OpaquePull | None = None
+        self._y: Any = None
+        self._dense: Any = None
+
+    # ---- what came out ------------------------------------------------------------------------
+
+    @property
+    def t(self) -> Any:
+        return self._in.when.given
+
+    @property
+    def y(self) -> Any:
+        if self._y is None:
+            self._y = self._split(self._run.y)
+        return self._y
+
+    def _split(self, rows: Array) -> Any:
+        state, when = self._in.state, self._in.when
+        if state.treedef == tree.LEAF:
+            return when.split(state.split(rows), state.batched)
+        leaves = tree.flatten(state.split(rows))[0]
+        return tree.unflatten(state.treedef, [when.split(x, state.batched) for x in leaves])
+
+    @property
+    def status(self) -> Any:
+        return self._run.status if self._in.state.batched else int(self._run.status[0])
+
+    @property
+    def ok(self) -> bool:
+        s = self._run.status
+        return bool(((s == Status.OK) | (s == Status.EVENT)).all())
+
+    def message(self, i: int | None = None) -> str:
+        """How sample ``i`` ended, in words (no index for one sample).
+
+        Raises
+        ------
+        InputError
+            If there is a batch and no index, or the index is outside of it.
+        """
+        B = len(self._run.status)
+        if i is None:
+            if self._in.state.batched:
+                raise InputError(f"message(i) needs the sample's index, 0 <= i < {B}")
+            i = 0
+        if not -B <= i < B:
+            raise InputError(f"there is no sample {i} in a batch of {B}")
+        t, h = self._run.floats[:, i]
+        return Status(int(self._run.status[i])).describe(t, h)
+
+    @property
+    def stats(self) -> Stats:
+        accepted, rejected, nfev = self._run.ints[:3]
+        zero = np.zeros_like(accepted)
+        each = (accepted, rejected, nfev, zero, zero)
+        if not self._in.state.batched:
+            each = tuple([int(a[0]) for a in each])  # type: ignore[assignment]
+        return Stats(*each, storage_bytes=self._run.storage_bytes(), recomputed_steps=0)
+
+    @property
+    def adjoint(self) -> str | None:
+        return self._in.adjoint
+
+    def __repr__(self) -> str:
+        run, state = self._run, self._in.state
+        accepted, rejected, nfev = run.ints[:3]
+        B = len(accepted)
+        failed = int(np.sum((run.status != Status.OK) & (run.status != Status.EVENT)))
+        worst = int(np.argmax(accepted + rejected))
+        lines = [
+            f"Solution by {self._in.method.name}: "
+            + (f"{B} samples" if state.batched else "one sample")
+            + f" of {state.y0.shape[1]} components ({state.y0.dtype}), "
+            + ("all solved" if failed == 0 else f"{failed} failed"),
+            f"  steps: {int(accepted.sum())} accepted, {int(rejected.sum())} rejected; "
+            f"{int(nfev.sum())} evaluations",
+        ]
+        if state.batched:
+            lines.append(
+                f"  worst: sample {worst} with {int(accepted[worst])} + {int(rejected[worst])} steps"
+            )
+        if self._in.adjoint is not None:
+            lines.append(f"  adjoint: {self._in.adjoint}; {run.storage_bytes():,} bytes kept")
+        return "\n".join(lines)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"pickled": _Pickled.of(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._run = state["pickled"]
+        self._in = self._run.inputs_of
+        self._pull = self._y = self._dense = None
+
+    # ---- gradients ----------------------------------------------------------------------------
+
+    def vjp(self, dy: Any = None) -> Gradient:
+        """The gradient of <dy, y> in y0, params, args and t: exact on the steps that were made.
+
+        Parameters
+        ----------
+        dy : like ``sol.y``
+            Cotangent of the outputs; ignored where an output was not reached. A failed sample
+            contributes nothing.
+
+        Returns
+        -------
+        Gradient
+            ``g.y0``, ``g.params``, ``g.args``, ``g.t``, each of the shape of what was given. May be
+            called any number of times, with the same bits.
+
+        Raises
+        ------
+        GradientError
+            If the solve had no ``adjoint``, or a cotangent is not finite (with the sample and time).
+        InputError
+            If ``dy`` is not shaped like ``y``.
+
+        Notes
+        -----
+        Reverse accumulation through the accepted steps, step sizes held constant: Hager,
+        Runge-Kutta methods in optimal control and the transformed adjoint system, Numer. Math. 87
+        (2000); Alexe & Sandu, Forward and adjoint sensitivity analysis with continuous explicit
+        Runge-Kutta schemes, Appl. Math. Comput. 208 (2009).
+        """
+        if self._in.adjoint is None or isinstance(self._run, _Pickled):
+            raise GradientError(
+                "this solution holds no record to go back along: "
+                + (
+                    "it was pickled"
+                    if isinstance(self._run, _Pickled)
+                    else 'solve with adjoint="discrete" (or "auto")'
+                )
+            )
+        if dy is None:
+            raise InputError("vjp needs dy, the cotangent of y")
+        rows = self._rows(dy)
+        return gradient.discrete(self._run, self._in.given, rows, self._in.threads, self._pull)
+
+    def _rows(self, dy: Any) -> Array:
+        """A cotangent shaped like y as rows (N, D) in the state's dtype."""
+        state, when = self._in.state, self._in.when
+        if state.treedef == tree.LEAF:
+            leaves = [dy]
+        else:
+            leaves, treedef = tree.flatten(dy)
+            if treedef != tree.flatten(self.y)[1]:
+                raise InputError("dy has another tree than y")
+            if when.form == "ragged":
+                B = len(when.t_off)
+                leaves = [leaves[i * B : (i + 1) * B] for i in range(len(state.shapes))]
+        flat = []
+        for leaf, shape in zip(leaves, state.shapes, strict=True):
+            if when.form == "ragged":
+                parts = list(leaf)
+                want = [(len(when.of(b)),) + shape for b in range(len(when.t_off))]
+                if [np.shape(x) for x in parts] != want:
+                    raise InputError("dy must be a list of arrays shaped like those of y")
+                rows = np.concatenate([np.reshape(x, (-1, int(np.prod(shape)))) for x in parts])
+            else:
+                a = np.asarray(leaf)
+                N = int(when.out_off[-1])
+                lead = (len(when.t_off), N // len(when.t_off)) if state.batched else (N,)
+                if a.shape != lead + shape:
+                    raise InputError(f"dy has shape {a.shape}, but y has {lead + shape}")
+                rows = a.reshape(N, -1)
+            flat.append(rows)
+        joined = flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)
+        return np.ascontiguousarray(joined, state.y0.dtype)
+
+    def value_and_grad(
+        self, loss: Callable[..., Any], *data: Any, with_params: bool = False
+    ) -> tuple[float, Gradient]:
+        """A loss of the outputs and its gradient.
+
+        Parameters
+        ----------
+        loss : callable
+            ``loss(y, *data) -> scalar`` in NumPy, or ``loss(y, params, *data)`` with
+            ``with_params``. It is traced, and differentiated by the same transforms as fields.
+        *data : trees of arrays
+            Passed on; not differentiated. Anything that is not an array is passed as it is.
+        with_params : bool
+            Whether the loss reads the params too (a penalty, an observation model).
+
+        Returns
+        -------
+        value : float
+        g : Gradient
+
+        Raises
+        ------
+        TraceError
+            If the loss cannot be traced, or does not return one number.
+        GradientError
+            As `vjp`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import nodecore as nc
+        >>> sol = nc.solve(lambda t, y, k: -k * y, [1.0], [0.0, 1.0], 2.0, adjoint="discrete")
+        >>> value, g = sol.value_and_grad(lambda y: np.sum(y[-1] ** 2))
+        >>> bool(np.isclose(g.params, -2 * np.exp(-4), rtol=1e-4))
+        True
+        """
+        given = self._in.given
+        trees: list[Any] = [("y", self.y)]
+        if with_params:
+            trees.append(("params", self._in.params))
+        trees += [(f"data{i}", x) for i, x in enumerate(data)]
+        specs: list[Any] = []
+        values: list[Array] = []
+        for name, value in trees:
+            if name.startswith("data") and not _is_arrays(value):
+                specs.append(Static(value))
+                continue
+            specs.append((name, spec_of(value), STEP))
+            values += [np.asarray(x, np.float64).reshape(-1) for x in tree.flatten(value)[0]]
+        trace = trace_scalar(loss, specs)
+        nodes = [v for group in trace.inputs for v in group]
+        wrt = [*trace.inputs[0], *(trace.inputs[1] if with_params else [])]
+        fun = plan.function(trace.graph, trace.out, nodes, wrt)
+        out = fun(np.concatenate(values))
+        leaves, treedef = tree.flatten(self.y)
+        start, parts = 1, []
+        for leaf in leaves:
+            parts.append(out[start : start + leaf.size].reshape(leaf.shape))
+            start += leaf.size
+        g = self.vjp(tree.unflatten(treedef, parts))
+        if with_params and given.params_treedef is not None:
+            direct = []
+            for p in given.params:
+                direct.append(out[start : start + p.size].reshape(p.shape))
+                start += p.size
+            total = [
+                np.asarray(a + b, a.dtype)
+                for a, b in zip(tree.flatten(g.params)[0], direct, strict=True)
+            ]
+            g.params = tree.unflatten(given.params_treedef, total)
+        return float(out[0]), g
+
+    # ---- the frozen grid ----------------------------------------------------------------------
+
+    def _steps(self) -> tuple[Array, ...]:
+        if not self._in.keep or isinstance(self._run, _Pickled):
+            raise GradientError(
+                "this solution kept no steps: solve with adjoint=... or dense=True"
+            )
+        steps: tuple[Array, ...] = self._run.steps()
+        return steps
+
+    def replay(self, y0: Any = None, params: Any = None, args: Any = None, t: Any = None) -> Solution:
+        """Solve again on the grid of this solution: no error test, no rejection.
+
+        Parameters
+        ----------
+        y0, params, args, t : like what `solve` was given
+            What is changed; None: as it was. Shapes must stay. With other ``t`` the grid follows: if
+            outputs were interpolated, step sizes are held and t[0] shifts the grid; if steps ended on
+            the outputs, each step keeps its fraction of the interval between them.
+
+        Returns
+        -------
+        Solution
+            Per sample the accepted step sizes and the step of each output are those of this
+            solution. A non-finite value is a status. With nothing changed it has the same bits.
+        """
+        from nodecore._solve import replay
+
+        return replay(self, y0, params, args, t, keep=self._in.keep)
+
+    def __call__(self, t: Any) -> Any:
+        """The dense output (with ``dense=True``): the states at any times within the solve.
+
+        Parameters
+        ----------
+        t : float, (K,) or (B, K) array
+            Times, in any order.
+
+        Returns
+        -------
+        like ``y``: (B, K, ...) or (K, ...); without the time axis for one number
+            NaN behind the time that a failed sample reached.
+
+        Raises
+        ------
+        InputError
+            If a time is outside of the interval.
+        """
+        if not self._in.options.get("dense"):
+            raise InputError("the solution is a function of time only with solve(..., dense=True)")
+        from nodecore._solve import interpolate
+
+        if self._dense is None:
+            self._dense = self._steps()
+        return interpolate(self, self._dense, t)
+
+
+@dataclass
+class _Pickled:
+    """What is left of a run when a solution is pickled: its results, not its record."""
+
+    y: Array
+    status: Array
+    ints: Array
+    floats: Array
+    bytes: int
+    inputs_of: Inputs
+
+    @classmethod
+    def of(cls, sol: Solution) -> _Pickled:
+        r, i = sol._run, sol._in
+        bare = Inputs(
+            None, i.method, i.given, i.params, (), i.stops, {}, False, i.adjoint, i.threads
+        )
+        return cls(r.y, r.status, r.ints, r.floats, sol._run.storage_bytes(), bare)
+
+    def storage_bytes(self) -> int:
+        return self.bytes
+
+
+def _is_arrays(value: Any) -> bool:
+    try:
+        leaves = tree.flatten(value)[0]
+        return bool(leaves) and all(np.asarray(x).dtype.kind in "fiub" for x in leaves)
+    except (InputError, ValueError, TypeError):
+        return False
+
+
+__all__ = ["GridRule", "Inputs", "Solution", "Spec", "Stats", "join"]
