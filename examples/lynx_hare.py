@@ -162,7 +162,7 @@ def draw(years, populations, mechanistic, learned, path):
         ax.set(xlabel=f"{['hare', 'lynx'][k]} (thousands)", ylabel=label)
         ax.set(xlim=(0, None), ylim=(0, None))
         ax.set_title("interaction", fontsize=8)
-        ax.legend(frameon=False, loc="lower right")
+        ax.legend(frameon=False, loc="upper left")
 
     for label, key in zip("abcd", axes, strict=True):
         axes[key].set_title(label, loc="left", fontsize=9, fontweight="bold")

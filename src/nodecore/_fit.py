@@ -11,7 +11,7 @@ import numpy as np
 from nodecore import tree
 from nodecore.objective import Objective
 from nodecore.optim import Adam
-from nodecore.samples import Array, InitialStates, Samples, float_array, sample_leaves
+from nodecore.samples import Array, InitialStates, Samples, float_array
 from nodecore.status import GradientError, InputError
 
 _HISTORY = np.dtype(
@@ -128,10 +128,11 @@ class FitResult:
         if data.batched:
             y0 = tree.map(lambda leaf: np.asarray(leaf)[: data.n], y0)
         options = self._model.options.get("batch")
-        curves = self._model.predict(self.params, Samples(y0, grid, None, data.args, options))
+        drawn = Samples(y0, grid, None, data.args, options)
+        curves = self._model.predict(self.params, drawn)
         for k, t in enumerate(data.times()):
             for pred, target in zip(
-                sample_leaves(curves, k, data), sample_leaves(data.target, k, data), strict=True
+                drawn.columns(curves, k), data.columns(data.target, k), strict=True
             ):
                 right.set_prop_cycle(None)
                 lines = right.plot(fine[k], pred, lw=1)

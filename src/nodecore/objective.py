@@ -22,8 +22,8 @@ import numpy as np
 from nodecore import losses, tree
 from nodecore._field import Field
 from nodecore._solve import solve as solve_ode
-from nodecore.samples import Array, InitialStates, Samples, float_array, solution_leaves, widest
-from nodecore.status import InputError, SolveError
+from nodecore.samples import Array, InitialStates, Samples, float_array, widest
+from nodecore.status import InputError, SolveError, Status
 
 
 class _Batched:
@@ -125,7 +125,7 @@ class Objective:
         sol = self.solve(variables["params"], y0, data, adjoint=None)
         mask, _ = self._mask(sol, data)
         if self.observe is None:
-            pred, target, mask = self._pool(sol.y, data.filled, mask, data.ragged)
+            pred, target, mask = _pool(data, sol.y, data.filled, mask)
         else:
             rows, _ = self._reached_rows(sol, data)
             pred = self._read(variables["params"], rows, data).y[:, 1]
@@ -151,7 +151,7 @@ class Objective:
             observed = self._read(params, rows, data)
             target, mask = data.rows(data.filled), data.rows(mask)
             value, seen = observed.value_and_grad(self._loss_of_rows(target), target, mask)
-            g = sol.vjp(tree.map(data.from_rows, seen.args["y"]))
+            g = sol.vjp(data.from_rows(seen.args["y"]))
             params_bar = tree.map(np.add, g.params, seen.params)
         if encoded is not None:
             rows_bar = tree.map(lambda leaf: _second_row(leaf, data.batched), g.y0)
@@ -166,23 +166,23 @@ class Objective:
         status = np.atleast_1d(sol.status)
         if not status.any():
             return data.observed, 0
-        ok = np.atleast_1d(sol.ok)
+        ok = np.array([Status(code).ok for code in status])
         if not ok.any():
             message = sol.message(0) if data.batched else sol.message()
             raise SolveError(
                 f"fit: no sample of a step could be solved. Sample 0: {message}",
                 sample=0,
+                status=Status(status[0]),
                 solution=sol,
             )
         _, reached = self._reached_rows(sol, data)
         reached &= np.repeat(ok, [len(t) for t in data.times()])
 
-        def both(observed: Any) -> Any:
-            rows = data.rows(observed)
-            return data.from_rows(rows & reached.reshape(-1, *[1] * (rows.ndim - 1)))
-
-        mask = both(data.observed) if data.ragged else tree.map(both, data.observed)
-        return mask, int(np.sum(~ok))
+        mask = tree.map(
+            lambda rows: rows & reached.reshape(-1, *[1] * (rows.ndim - 1)),
+            data.rows(data.observed),
+        )
+        return data.from_rows(mask), int(np.sum(~ok))
 
     def _reached_rows(self, sol: Any, data: Samples) -> tuple[Any, Array]:
         """The states, a row a time and sample, and whether they were reached.
@@ -190,7 +190,7 @@ class Objective:
         A row that was not holds the sample's initial state instead: `observe` is finite there.
         """
         counts = [len(t) for t in data.times()]
-        rows = [data.rows(leaf) for leaf in solution_leaves(sol.y, data)]
+        rows, treedef = tree.flatten(data.rows(sol.y))
         reached = np.ones(sum(counts), bool)
         for leaf in rows:
             reached &= np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
@@ -204,7 +204,7 @@ class Objective:
                 )
                 for leaf in rows
             ]
-        return tree.unflatten(tree.flatten(data.y0)[1], rows), reached
+        return tree.unflatten(treedef, rows), reached
 
     # -- observations
 
@@ -238,12 +238,11 @@ class Objective:
     # -- losses of what solve returns; made once a shape, so that one trace serves all steps
 
     def _loss_of_states(self, data: Samples) -> Callable[..., Any]:
-        ragged = data.ragged
-        key = "ragged" if ragged else "states"
+        key = ("ragged", data.n) if data.ragged else "states"
         if key not in self._losses:
 
             def of_states(y: Any, target: Any, mask: Any) -> Any:
-                pred, target, mask = self._pool(y, target, mask, ragged)
+                pred, target, mask = _pool(data, y, target, mask)
                 return self.loss(_guarded(pred, mask), target, mask)
 
             self._losses[key] = _pure(of_states)
@@ -260,12 +259,10 @@ class Objective:
             self._losses[shape] = _pure(of_rows)
         return self._losses[shape]
 
-    @staticmethod
-    def _pool(y: Any, target: Any, mask: Any, ragged: bool) -> tuple[Any, Any, Any]:
-        """Ragged outputs as one array of rows."""
-        if not ragged:
-            return y, target, mask
-        return np.concatenate(y), np.concatenate(target), np.concatenate(mask)
+
+def _pool(data: Samples, *outputs: Any) -> list[Any]:
+    """Ragged outputs as rows; others as they are."""
+    return [data.map(lambda leaf: leaf, output, np.concatenate) for output in outputs]
 
 
 def _pure(loss: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,11 +1,12 @@
 """What `fit` is given: samples with their targets, taken apart into rows and put together again.
 
 A *row* is one sample at one time: rows are what `observe` sees and what losses are summed over.
+Where times are ragged, an output is a list of one array a sample, or a tree of such lists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -46,15 +47,25 @@ class Samples:
         rows = lambda leaf: leaf[index]  # noqa: E731
         part.y0 = tree.map(rows, self.y0)
         part.args = tree.map(rows, self.args)
-        if self.ragged:
+        if isinstance(self.t, list):
             part.t = [self.t[i] for i in index]
-            for name in ("target", "observed", "filled"):
-                setattr(part, name, [getattr(self, name)[i] for i in index])
         else:
-            part.t = self.t if self.t.ndim == 1 else self.t[index]  # type: ignore[union-attr]
-            for name in ("target", "observed", "filled"):
-                setattr(part, name, tree.map(rows, getattr(self, name)))
+            part.t = self.t if self.t.ndim == 1 else self.t[index]
+        for name in ("target", "observed", "filled"):
+            setattr(
+                part, name, self.map(rows, getattr(self, name), lambda x: [x[i] for i in index])
+            )
         return part
+
+    def map(self, one: Callable[[Any], Any], output: Any, ragged: Callable[[Any], Any]) -> Any:
+        """A function of each leaf of an output, or of the list of arrays that ragged times make."""
+        if not self.ragged:
+            return tree.map(one, output)
+        leaves = tree.flatten(output)[0]
+        lists = [leaves[k : k + self.n] for k in range(0, len(leaves), self.n)]
+        if len(lists) == 1 and isinstance(output, list):
+            return ragged(lists[0])
+        return tree.unflatten(tree.flatten(self.y0)[1], [ragged(part) for part in lists])
 
     def times(self) -> list[Array]:
         """Each sample's times."""
@@ -62,19 +73,32 @@ class Samples:
             return self.t
         return list(self.t) if self.t.ndim == 2 else [self.t] * self.n
 
-    def rows(self, leaf: Any) -> Array:
-        """An output's leaf as one row a time and sample, in the order of `row_times`."""
-        if self.ragged:
-            return np.concatenate([np.asarray(part) for part in leaf])
-        array: Array = np.asarray(leaf)
-        return array.reshape(-1, *array.shape[2:]) if self.batched else array
+    def rows(self, output: Any) -> Any:
+        """An output with one row a time and sample, in the order of `row_times`."""
 
-    def from_rows(self, rows: Array) -> Any:
+        def one(leaf: Any) -> Array:
+            array: Array = np.asarray(leaf)
+            return array.reshape(-1, *array.shape[2:]) if self.batched else array
+
+        return self.map(one, output, np.concatenate)
+
+    def from_rows(self, rows: Any) -> Any:
         """The inverse of `rows`."""
-        if self.ragged:
-            ends = np.cumsum([len(t) for t in self.t])
-            return np.split(rows, ends[:-1])
-        return rows.reshape(self.n, -1, *rows.shape[1:]) if self.batched else rows
+        ends = np.cumsum([len(t) for t in self.times()])[:-1]
+
+        def one(leaf: Array) -> Any:
+            if self.ragged:
+                return np.split(leaf, ends)
+            return leaf.reshape(self.n, -1, *leaf.shape[1:]) if self.batched else leaf
+
+        return tree.map(one, rows)
+
+    def columns(self, output: Any, k: int) -> list[Array]:
+        """Each leaf of sample k's outputs as an array of shape (T, columns)."""
+        begin = sum(len(t) for t in self.times()[:k])
+        rows = slice(begin, begin + len(self.times()[k]))
+        parts = [leaf[rows] for leaf in tree.flatten(self.rows(output))[0]]
+        return [part.reshape(len(part), -1) for part in parts]
 
     def row_times(self) -> Array:
         return np.concatenate(self.times())
@@ -159,17 +183,3 @@ class InitialStates:
             return full
 
         return tree.map(scatter, y0_bar, self.variables)
-
-
-def solution_leaves(y: Any, data: Samples) -> list[Any]:
-    """The leaves of a solution's y; each is itself a list where the times are ragged."""
-    if tree.flatten(data.y0)[1] == tree.LEAF:
-        return [y]
-    return tree.flatten(y)[0]
-
-
-def sample_leaves(y: Any, k: int, data: Samples) -> list[Array]:
-    """One sample's outputs as arrays of shape (T, columns)."""
-    leaves = [y] if data.ragged else tree.flatten(y)[0]
-    parts = [np.asarray(leaf[k] if data.batched else leaf) for leaf in leaves]
-    return [part.reshape(len(part), -1) for part in parts]
