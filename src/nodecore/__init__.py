@@ -1,3 +1,70 @@
-"""Batched neural and mechanistic ODEs with exact gradients on the CPU."""
+"""Ordinary differential equations with half a theory: batched, exactly differentiated, on the CPU.
+
+A field is plain NumPy for one sample::
+
+    import numpy as np
+    import nodecore as nc
+
+    def field(t, y, params):
+        return -params["k"] * y
+
+    sol = nc.solve(field, np.ones((3, 2)), np.linspace(0, 1, 5), {"k": 2.0}, adjoint="discrete")
+    value, g = sol.value_and_grad(lambda y: np.mean(y**2))
+
+Solving: `solve`, `field`, `opaque`, `methods`, and the step-size controllers. Gradients:
+`Solution.vjp`, `Solution.value_and_grad`, `gradcheck`, `gradient_error`; in fields, `jvp`, `vjp`,
+`grad`, `divergence`. Training: `fit`, `nn`, `optim`, `losses`, `ravel`.
+"""
+
+from nodecore import losses, methods, nn, optim
+from nodecore._check import gradcheck, gradient_error
+from nodecore._field import field, opaque
+from nodecore._fit import fit
+from nodecore._solve import solve
+from nodecore.control import FixedStep, IController, PIController, PIDController
+from nodecore.ir.transforms import divergence, grad, jvp, vjp
+from nodecore.plan import show_config
+from nodecore.solution import Solution
+from nodecore.status import (
+    Error,
+    GradientError,
+    InputError,
+    PrecisionWarning,
+    SolveError,
+    Status,
+    TraceError,
+)
+from nodecore.tree import ravel
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Error",
+    "FixedStep",
+    "GradientError",
+    "IController",
+    "InputError",
+    "PIController",
+    "PIDController",
+    "PrecisionWarning",
+    "Solution",
+    "SolveError",
+    "Status",
+    "TraceError",
+    "divergence",
+    "field",
+    "fit",
+    "grad",
+    "gradcheck",
+    "gradient_error",
+    "jvp",
+    "losses",
+    "methods",
+    "nn",
+    "opaque",
+    "optim",
+    "ravel",
+    "show_config",
+    "solve",
+    "vjp",
+]
