@@ -46,8 +46,8 @@
 #undef vsqrt
 #undef vmin
 #undef vmax
-#undef vcap
-#undef vfloor_at
+#undef vat_most
+#undef vat_least
 #undef vfloor
 #undef vrint
 #undef vany

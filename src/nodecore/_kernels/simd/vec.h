@@ -10,7 +10,8 @@ typedef REAL VF __attribute__((vector_size(NC_VBYTES)));
 typedef RINT VI __attribute__((vector_size(NC_VBYTES)));
 typedef RUINT VU __attribute__((vector_size(NC_VBYTES)));
 /* The same in memory: only as aligned as its elements. */
-typedef REAL FN(nc_vf_mem) __attribute__((vector_size(NC_VBYTES), aligned(sizeof(REAL)), may_alias));
+typedef REAL FN(nc_vf_mem)
+    __attribute__((vector_size(NC_VBYTES), aligned(sizeof(REAL)), may_alias));
 
 /* NC_X86(name, a, ...) is the intrinsic of this ISA and type: _mm256_sqrt_pd for sqrt. */
 #if defined(NC_ISA_AVX512) && defined(NC_REAL_IS_F64)
@@ -239,8 +240,8 @@ NC_INLINE VF vmin(VF a, VF b)
     return vsel(vlt(a, b), a, vsel(vgt(a, b), b, vsel(veq(a, b), equal, a + b)));
 }
 
-/* a > hi ? hi : a, and a < lo ? lo : a. NaN stays. hi and lo are numbers other than 0. */
-NC_INLINE VF vcap(VF a, VF hi)
+/* a > hi ? hi : a, and a < lo ? lo : a. NaN stays; between two zeros either may come out. */
+NC_INLINE VF vat_most(VF a, VF hi)
 {
 #if defined(NC_X86)
     return (VF)NC_X86(min)(hi, a); /* hi < a ? hi : a */
@@ -251,7 +252,7 @@ NC_INLINE VF vcap(VF a, VF hi)
 #endif
 }
 
-NC_INLINE VF vfloor_at(VF a, VF lo)
+NC_INLINE VF vat_least(VF a, VF lo)
 {
 #if defined(NC_X86)
     return (VF)NC_X86(max)(lo, a);

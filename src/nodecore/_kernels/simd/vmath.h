@@ -39,7 +39,7 @@ NC_INLINE VF poly(VF x, int deg, const REAL *c)
     return sum;
 }
 
-/* ---- Without rounding error, or with one ------------------------------------------------------ */
+/* ---- Without rounding error, or with one ---------------------------------------------------- */
 
 NC_INLINE VF v_copy(VF a) { return a; }
 NC_INLINE VF v_neg(VF a) { return vneg(a); }

@@ -53,19 +53,19 @@ static const REAL c_cosh[] = {0.5f, 4.166646e-02f, 1.3935439e-03f};
 
 /* x = k ln2 + r + r_lo. k is an integer, returned as a float and in *bits so that
  * (bits << R_MANT) is 2^k where that is a normal number. */
-NC_INLINE VF exp_reduce_exact(VF x, VI *bits, VF *r, VF *r_lo)
+NC_INLINE VF exp_reduce_exact(VF x, VU *bits, VF *r, VF *r_lo)
 {
     VF magic = vset1(ROUND_MAGIC + R_BIAS);
     VF n = vfma(x, vset1(LOG2E), magic);
     VF k = n - magic;
-    *bits = (VI)n;
+    *bits = (VU)n;
     VF h = vfnma(k, vset1(LN2_HI), x); /* exact */
     *r = vfnma(k, vset1(LN2_LO), h);
     *r_lo = vfnma(k, vset1(LN2_LO), h - *r);
     return k;
 }
 
-NC_INLINE VF exp_reduce(VF x, VI *bits, VF *r)
+NC_INLINE VF exp_reduce(VF x, VU *bits, VF *r)
 {
     VF r_lo;
     return exp_reduce_exact(x, bits, r, &r_lo);
@@ -79,7 +79,7 @@ NC_INLINE VF exp_poly(VF r)
 
 /* (1 + p) 2^k for any k that a finite or overflowing result can have: the factor is split in two,
  * so that only the last product rounds, into a subnormal number, or to infinity. */
-NC_INLINE VF exp_scale(VF p, VF k, VI bits)
+NC_INLINE VF exp_scale(VF p, VF k, VU bits)
 {
 #if defined(NC_ISA_AVX512) && defined(NC_REAL_IS_F64)
     (void)bits;
@@ -88,7 +88,7 @@ NC_INLINE VF exp_scale(VF p, VF k, VI bits)
     (void)bits;
     return (VF)_mm512_scalef_ps((__m512)(K(1.0) + p), (__m512)k);
 #else
-    VI half = (VI)vfma(k, K(0.5), vset1(ROUND_MAGIC + R_BIAS));
+    VU half = (VU)vfma(k, K(0.5), vset1(ROUND_MAGIC + R_BIAS));
     VF s1 = (VF)(half << R_MANT);
     VF s2 = (VF)((bits - half + R_BIAS) << R_MANT);
     return vfma(p, s1, s1) * s2;
@@ -102,15 +102,15 @@ NC_INLINE VF v_exp(VF x)
 #else
     VF hi = K(110.0), safe = K(86.0);
 #endif
-    VI bits;
+    VU bits;
     VF r, k, y;
 #if defined(NC_ISA_AVX512)
     (void)safe;
-    k = exp_reduce(vfloor_at(vcap(x, hi), -hi), &bits, &r);
+    k = exp_reduce(vat_least(vat_most(x, hi), -hi), &bits, &r);
     y = exp_scale(exp_poly(r), k, bits);
 #else
     if (__builtin_expect(vany(~vle(vabs(x), safe)), 0)) {
-        k = exp_reduce(vfloor_at(vcap(x, hi), -hi), &bits, &r);
+        k = exp_reduce(vat_least(vat_most(x, hi), -hi), &bits, &r);
         y = exp_scale(exp_poly(r), k, bits);
     } else { /* the same bits: no lane overflows or underflows */
         exp_reduce(x, &bits, &r);
@@ -126,11 +126,11 @@ NC_INLINE VF v_exp(VF x)
 NC_INLINE VF v_expm1(VF x)
 {
 #if defined(NC_REAL_IS_F64)
-    VF y = vfloor_at(vcap(x, K(710.0)), K(-40.0)), tiny = K(0x1p-54);
+    VF y = vat_least(vat_most(x, K(710.0)), K(-40.0)), tiny = K(0x1p-54);
 #else
-    VF y = vfloor_at(vcap(x, K(89.0)), K(-20.0)), tiny = K(0x1p-25);
+    VF y = vat_least(vat_most(x, K(89.0)), K(-20.0)), tiny = K(0x1p-25);
 #endif
-    VI bits;
+    VU bits;
     VF r, r_lo;
     exp_reduce_exact(y, &bits, &r, &r_lo);
     VF q = vfma(r * r, poly(r, EXP_DEGREE, c_exp), r_lo);
@@ -144,14 +144,14 @@ NC_INLINE VF v_expm1(VF x)
 NC_INLINE VF v_tanh(VF x)
 {
 #if defined(NC_REAL_IS_F64)
-    VF t = vcap(vabs(x), K(20.0)); /* tanh(20) = 1 - 2^-56.7 */
+    VF t = vat_most(vabs(x), K(20.0)); /* tanh(20) = 1 - 2^-56.7 */
 #else
-    VF t = vcap(vabs(x), K(10.0));
+    VF t = vat_most(vabs(x), K(10.0));
 #endif
     VF magic = vset1(ROUND_MAGIC + (R_BIAS - 1));
     VF n = vfma(t, vset1(-2 * LOG2E), magic);
     VF minus_k = n - magic;
-    VF i = (VF)((VI)n << R_MANT); /* 2^-k / 2 */
+    VF i = (VF)((VU)n << R_MANT); /* 2^-k / 2 */
 #if NC_HAS_FMA && defined(NC_REAL_IS_F32)
     VF u = vfma(minus_k, vset1((LN2_HI + LN2_LO) / 2), t);
 #else
@@ -167,12 +167,12 @@ NC_INLINE VF v_sigmoid(VF x)
 {
 #if defined(NC_REAL_IS_F64)
 #define SHIFT 512
-    VF y = vfloor_at(vcap(-x, K(800.0)), K(-40.0)), one = K(0x1p-512);
+    VF y = vat_least(vat_most(-x, K(800.0)), K(-40.0)), one = K(0x1p-512);
 #else
 #define SHIFT 64
-    VF y = vfloor_at(vcap(-x, K(110.0)), K(-20.0)), one = K(0x1p-64);
+    VF y = vat_least(vat_most(-x, K(110.0)), K(-20.0)), one = K(0x1p-64);
 #endif
-    VI bits;
+    VU bits;
     VF r;
     exp_reduce(y, &bits, &r);
     VF s = (VF)((bits - SHIFT) << R_MANT);
@@ -184,11 +184,12 @@ NC_INLINE VF v_sigmoid(VF x)
  * the two powers of two are *a, *b; *s = sinh r, *c = cosh r - 1. */
 NC_INLINE void exp_parts(VF t, VF *a, VF *b, VF *s, VF *c)
 {
-    VI bits;
+    VU bits;
     VF r, k = exp_reduce(t, &bits, &r);
     VF grow = (VF)((bits - 2) << R_MANT);
     /* 2^-k is below rounding from k = 60 on; later its bits would not be a power of two. */
-    VF decay = vkeep(vlt(k, K(60.0)), (VF)((2 * (VI)vset1(ROUND_MAGIC + R_BIAS) - bits - 2) << R_MANT));
+    VU zero = (VU)vset1(ROUND_MAGIC + R_BIAS); /* the bits of k = 0 */
+    VF decay = vkeep(vlt(k, K(60.0)), (VF)((2 * zero - bits - 2) << R_MANT));
     VF z = r * r;
     *a = grow + decay;
     *b = grow - decay;
@@ -199,9 +200,9 @@ NC_INLINE void exp_parts(VF t, VF *a, VF *b, VF *s, VF *c)
 NC_INLINE VF v_sinh(VF x)
 {
 #if defined(NC_REAL_IS_F64)
-    VF t = vcap(vabs(x), K(710.6)), tiny = K(0x1p-28);
+    VF t = vat_most(vabs(x), K(710.6)), tiny = K(0x1p-28);
 #else
-    VF t = vcap(vabs(x), K(89.6)), tiny = K(0x1p-13);
+    VF t = vat_most(vabs(x), K(89.6)), tiny = K(0x1p-13);
 #endif
     VF a, b, s, c;
     exp_parts(t, &a, &b, &s, &c);
@@ -212,9 +213,9 @@ NC_INLINE VF v_sinh(VF x)
 NC_INLINE VF v_cosh(VF x)
 {
 #if defined(NC_REAL_IS_F64)
-    VF t = vcap(vabs(x), K(710.6));
+    VF t = vat_most(vabs(x), K(710.6));
 #else
-    VF t = vcap(vabs(x), K(89.6));
+    VF t = vat_most(vabs(x), K(89.6));
 #endif
     VF a, b, s, c;
     exp_parts(t, &a, &b, &s, &c);

@@ -12,7 +12,7 @@
 #define pow_finite FN(nc_pow_finite)
 
 #if defined(NC_REAL_IS_F64)
-#define SQRT_HALF_BITS 0x3fe6a09e667f3bcd
+#define SQRT_HALF_BITS (RUINT)0x3fe6a09e667f3bcd
 #define LOG_DEGREE 6
 #define LOG1P_DEGREE 8
 /* R on [0, 0.0295]: 2^-59.4 of the result; on [0, 1/9]: 2^-54.1 */
@@ -24,22 +24,22 @@ static const REAL c_log1p[] = {
     0.18182820704704433, 0.15364192509445418, 0.13587242407034003, 0.09898324909769006,
     0.17748815176062369};
 #else
-#define SQRT_HALF_BITS 0x3f3504f3
+#define SQRT_HALF_BITS (RUINT)0x3f3504f3
 #define LOG_DEGREE 2
 #define LOG1P_DEGREE 3
 static const REAL c_log[] = {6.6666776e-01f, 3.9977494e-01f, 2.9873082e-01f};
 static const REAL c_log1p[] = {6.666641e-01f, 4.00217e-01f, 2.7999154e-01f, 2.8024378e-01f};
 #endif
-#define ONE_BITS ((RINT)R_BIAS << R_MANT)
+#define ONE_BITS ((RUINT)R_BIAS << R_MANT)
 
 /* k as a float and m for a positive normal x. */
 NC_INLINE VF log_split(VF x, VF *m)
 {
-    VI t = (VI)x + (ONE_BITS - (RINT)SQRT_HALF_BITS);
-    *m = (VF)((t & (((RINT)1 << R_MANT) - 1)) + (RINT)SQRT_HALF_BITS);
+    VU t = (VU)x + (ONE_BITS - SQRT_HALF_BITS);
+    *m = (VF)((t & (((RUINT)1 << R_MANT) - 1)) + SQRT_HALF_BITS);
     /* The biased exponent becomes a float as the low bits of 2^R_MANT. */
     VF two_mant = vset1((REAL)((RINT)1 << R_MANT));
-    VI e = (VI)((VU)t >> R_MANT) | (VI)two_mant;
+    VU e = (t >> R_MANT) | (VU)two_mant;
     return (VF)e - (two_mant + (REAL)R_BIAS);
 }
 
@@ -78,7 +78,7 @@ NC_INLINE VF v_log1p(VF x)
     VF u = one + x;
     VF c = vsel(vlt(u, K(2.0)), x - (u - one), one - (u - x));
     VF k = log_split(u, &m);
-    VI bits = (VI)(vset1(ROUND_MAGIC + R_BIAS) - k);
+    VU bits = (VU)(vset1(ROUND_MAGIC + R_BIAS) - k);
     /* From 2^60 on c is below rounding, and 2^-k would be no normal number. */
     VF down = vkeep(vlt(u, K(0x1p60)), (VF)(bits << R_MANT));
     VF y = log_sum(k, vfma(c, down, m - one));
@@ -102,19 +102,19 @@ NC_INLINE VF v_softplus(VF x)
 #define SHIFT 64
     VF down = K(0x1p-64), two = K(0x1p65), limit = K(110.0);
 #endif
-    VI bits;
+    VU bits;
     VF r;
-    exp_reduce(-vcap(vabs(x), limit), &bits, &r);
+    exp_reduce(-vat_most(vabs(x), limit), &bits, &r);
     VF scale = (VF)((bits + SHIFT) << R_MANT);
     VF scaled = vfma(exp_poly(r), scale, scale), e = scaled * down;
     VF s = scaled / (two + scaled);
     VF z = s * s;
     VF log1p = vfnma(s, vfnma(z, poly(z, LOG1P_DEGREE, c_log1p), e), e);
-    return vfloor_at(x, K(0.0)) + log1p;
+    return vat_least(x, K(0.0)) + log1p;
 #undef SHIFT
 }
 
-/* ---- pow -------------------------------------------------------------------------------------- */
+/* ---- pow ------------------------------------------------------------------------------------ */
 
 #if defined(NC_REAL_IS_F64)
 
@@ -176,13 +176,15 @@ NC_INLINE VF pow_finite(VF x, VF y)
     lo = (e1 + e2) + ((s_lo + s_lo) + vfma(k, vset1(LN2_LO), t_lo));
     hi = FN(nc_fast_two_sum)(hi, lo, &lo);
 
+    /* A larger |y| makes no difference, since |hi| >= 2^-53 or hi = 0, but might overflow. */
+    y = vat_least(vat_most(y, K(0x1p100)), K(-0x1p100));
     VF yl_lo, yl = FN(nc_two_product)(y, hi, &yl_lo);
     yl_lo = vfma(y, lo, yl_lo);
     /* Where the result overflows or vanishes, the second part may be anything. */
     yl_lo = vkeep(vlt(vabs(yl), K(800.0)), yl_lo);
-    VI bits;
+    VU bits;
     VF r;
-    k = exp_reduce(vfloor_at(vcap(yl, K(800.0)), K(-800.0)), &bits, &r);
+    k = exp_reduce(vat_least(vat_most(yl, K(800.0)), K(-800.0)), &bits, &r);
     return exp_scale(exp_poly(r + yl_lo), k, bits);
 }
 

@@ -30,13 +30,13 @@ static const REAL c_erfcx[] = {2.5539613e-01f, -4.271875e-01f, 2.4146268e-01f, -
 NC_INLINE VF v_erf(VF x)
 {
 #if defined(NC_REAL_IS_F64)
-    VF t = vcap(vabs(x), K(6.0)); /* erf(6) = 1 - 2^-55.4 */
+    VF t = vat_most(vabs(x), K(6.0)); /* erf(6) = 1 - 2^-55.4 */
 #else
-    VF t = vcap(vabs(x), K(4.0));
+    VF t = vat_most(vabs(x), K(4.0));
 #endif
     VF z = t * t;
     VF inner = vfma(t, poly(z, ERF_DEGREE, c_erf), t);
-    VI bits;
+    VU bits;
     VF r;
     exp_reduce(-z, &bits, &r);
     VF scale = (VF)(bits << R_MANT);

@@ -135,13 +135,13 @@ static const REAL c_arctan[] = {-3.3333316e-01f, 1.9998486e-01f, -1.4243795e-01f
 
 /* Replaces r, r_lo and quadrant in the lanes where t > TRIG_MAX. */
 __attribute__((noinline, cold, unused)) static void
-trig_reduce_huge(const REAL *t, REAL *r, REAL *r_lo, RINT *quadrant)
+trig_reduce_huge(const REAL *t, REAL *r, REAL *r_lo, RUINT *quadrant)
 {
     for (int i = 0; i < VL; i++) {
         if (t[i] <= TRIG_MAX)
             continue;
         double hi, lo;
-        quadrant[i] = nc_payne_hanek((double)t[i], &hi, &lo);
+        quadrant[i] = (RUINT)nc_payne_hanek((double)t[i], &hi, &lo);
         r[i] = (REAL)hi;
         r_lo[i] = (REAL)((hi - (double)r[i]) + lo);
     }
@@ -149,13 +149,13 @@ trig_reduce_huge(const REAL *t, REAL *r, REAL *r_lo, RINT *quadrant)
 
 /* t = r + r_lo + quadrant pi/2 for t >= 0; only the two lowest bits of the quadrant count. r_lo is
  * small beside r, though not always below its last bit. */
-NC_INLINE VF trig_reduce(VF t, VF *r_lo, VI *quadrant)
+NC_INLINE VF trig_reduce(VF t, VF *r_lo, VU *quadrant)
 {
     VF magic = vset1(ROUND_MAGIC);
     VF n = vfma(t, K(0.6366197723675814), magic);
     VF k = n - magic;
     VF r;
-    *quadrant = (VI)n;
+    *quadrant = (VU)n;
 #if NC_HAS_FMA
     /* The first difference is exact, being below 1 and a multiple of half an ulp of pi/2. */
     VF p2 = vset1(HALF_PI_2);
@@ -182,7 +182,7 @@ NC_INLINE VF trig_reduce(VF t, VF *r_lo, VI *quadrant)
 #endif
     if (__builtin_expect(vany(~vle(t, vset1(TRIG_MAX))), 0)) {
         REAL ts[VL], rs[VL], los[VL];
-        RINT qs[VL];
+        RUINT qs[VL];
         vstore(ts, t);
         vstore(rs, r);
         vstore(los, *r_lo);
@@ -218,19 +218,19 @@ NC_INLINE VF cos_poly(VF r, VF r_lo, VF z, int level)
 NC_INLINE VF v_sin(VF x)
 {
     VF r_lo, t = vabs(x);
-    VI q;
+    VU q;
     VF r = trig_reduce(t, &r_lo, &q), z = r * r;
-    VF y = vsel(-(q & 1), cos_poly(r, r_lo, z, SIN_LEVEL),
+    VF y = vsel((VI)-(q & 1), cos_poly(r, r_lo, z, SIN_LEVEL),
                 sin_poly(r, r_lo, z, SIN_LEVEL));
-    return vxorsign(y, (VF)((VI)x ^ (q << (R_BITS - 2))));
+    return vxorsign(y, (VF)((VU)x ^ (q << (R_BITS - 2))));
 }
 
 NC_INLINE VF v_cos(VF x)
 {
     VF r_lo;
-    VI q;
+    VU q;
     VF r = trig_reduce(vabs(x), &r_lo, &q), z = r * r;
-    VF y = vsel(-(q & 1), sin_poly(r, r_lo, z, SIN_LEVEL),
+    VF y = vsel((VI)-(q & 1), sin_poly(r, r_lo, z, SIN_LEVEL),
                 cos_poly(r, r_lo, z, SIN_LEVEL));
     return vxorsign(y, (VF)((q + 1) << (R_BITS - 2)));
 }
@@ -238,12 +238,12 @@ NC_INLINE VF v_cos(VF x)
 NC_INLINE VF v_tan(VF x)
 {
     VF r_lo;
-    VI q;
+    VU q;
     VF r = trig_reduce(vabs(x), &r_lo, &q), z = r * r;
     VF s = sin_poly(r, r_lo, z, 2), c = cos_poly(r, r_lo, z, 2);
-    VI odd = -(q & 1);
+    VI odd = (VI)-(q & 1);
     VF y = vsel(odd, c, s) / vsel(odd, s, c);
-    return vxorsign(y, (VF)((VI)x ^ (q << (R_BITS - 1))));
+    return vxorsign(y, (VF)((VU)x ^ (q << (R_BITS - 1))));
 }
 
 /* arctan(y / x) for y, x >= 0, or its supplement to pi where x has the sign of `side`: pi/4 is
@@ -252,7 +252,7 @@ NC_INLINE VF arctan_ratio(VF y, VF x, VF side)
 {
     VI steep = vgt(y, x * K(2.414213562373095));
     VI mid = vgt(y, x * K(0.41421356237309503)) & ~steep;
-    VI turned = -(VI)((VU)side >> (R_BITS - 1));
+    VI turned = (VI)-((VU)side >> (R_BITS - 1));
     VF num = vsel(steep, -x, vsel(mid, y - x, y));
     VF den = vsel(steep, y, vsel(mid, y + x, x));
     VF a = vxorsign(num / den, side);
