@@ -118,16 +118,6 @@ class OpaquePull:
         return y_bar
 
 
-def tree_sum(parts: Array) -> Array:
-    """Sum over axis 0 in the order of a balanced tree, which depends on its length alone."""
-    while len(parts) > 1:
-        half = (len(parts) + 1) // 2
-        summed = parts[:half].copy()
-        summed[: len(parts) - half] += parts[half:]
-        parts = summed
-    return parts[0]
-
-
 def discrete(
     run: Any, given: Given, dy: Array, threads: int, pull: OpaquePull | None
 ) -> Gradient:
@@ -144,39 +134,32 @@ def discrete(
             sample=sample,
             t=t,
         )
-    if not np.isfinite(y0_bar).all():
-        sample = int(np.flatnonzero(~np.isfinite(y0_bar).all(axis=1))[0])
-        raise GradientError(
-            f"sample {sample}: the cotangent of y0 is not finite at t = "
-            f"{given.when.of(sample)[0]:.6g}: dy is not finite there",
-            sample=sample,
-        )
     state = given.state
-    y0 = _as_given(
-        state.split(y0_bar if state.batched else y0_bar[0]), state.treedef, state.dtypes
-    )
+    if state.treedef == tree.LEAF and state.dtypes[0] == y0_bar.dtype:
+        y0 = y0_bar.reshape(y0_bar.shape[:1] * state.batched + state.shapes[0])
+    else:
+        y0 = _as_given(
+            state.split(y0_bar if state.batched else y0_bar[0]), state.treedef, state.dtypes
+        )
 
+    params = None
     if pull is not None:
         params_bar = pull.params_bar
+        _name_bad_block(params_bar, given)
     elif given.params:
-        flat = plan.params_bar(run.fields, run.uniform, tree_sum(acc))
-        sizes = np.cumsum([p.size for p in given.params])[:-1]
-        parts = np.split(flat, sizes)
-        params_bar = [x.reshape(p.shape) for x, p in zip(parts, given.params, strict=True)]
-    else:
-        params_bar = []
-    for i, bar in enumerate(params_bar):
-        if not np.isfinite(bar).all():
-            raise GradientError(
-                f"the cotangent of params{tree.paths(given.params_treedef)[i]} is not finite, though "
-                "those of the states are: the field's derivative in it is infinite or NaN"
-            )
-    params = None
+        flat, finite = plan.params_bar(run.fields, run.uniform, acc)
+        params_bar, start = [], 0
+        for p in given.params:
+            params_bar.append(flat[start : start + p.size].reshape(p.shape))
+            start += p.size
+        if not finite:
+            _name_bad_block(params_bar, given)
     if given.params_treedef is not None:
-        floats = [p.dtype if p.dtype.kind == "f" else np.dtype(np.float64) for p in given.params]
-        params = _as_given(
-            tree.unflatten(given.params_treedef, params_bar), given.params_treedef, floats
-        )
+        leaves = [
+            x if p.dtype == x.dtype else np.asarray(x, p.dtype if p.dtype.kind == "f" else x.dtype)
+            for x, p in zip(params_bar, given.params, strict=True)
+        ]
+        params = tree.unflatten(given.params_treedef, leaves)
 
     args = None
     if given.args.treedef is not None:
@@ -185,6 +168,15 @@ def discrete(
     if pull is not None:
         no_time = "an opaque field's vjp gives no derivative in time, so g.t is unknown"
     return Gradient(y0, params, args, _t_bar(given, t_bar), no_time)
+
+
+def _name_bad_block(params_bar: list[Array], given: Given) -> None:
+    for i, bar in enumerate(params_bar):
+        if not np.isfinite(bar).all():
+            raise GradientError(
+                f"the cotangent of params{tree.paths(given.params_treedef)[i]} is not finite, though "
+                "those of the states are: the field's derivative in it is infinite or NaN"
+            )
 
 
 def _as_given(value: Any, treedef: Any, dtypes: Any) -> Any:

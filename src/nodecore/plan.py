@@ -255,14 +255,22 @@ def opaque_fields(fun: Opaque, method: Tableau, dtype: Any, dim: int, n_args: in
     return _fields.get(key, lambda: Fields(None, method, dtype, isa(), dim, n_args))
 
 
-def params_bar(fields: Any, uniform: Any, acc: Any) -> Any:
-    """The cotangents of all params (flat, float64) from the summed gradient accumulator.
+def params_bar(fields: Any, uniform: Any, acc: Any) -> tuple[Any, bool]:
+    """The cotangents of all params (flat, float64) from the chunks' gradient accumulators, and
+    whether they are finite.
 
     Everything that depends on params alone is pulled back once, in float64.
     """
+    if fields.dtype == np.float64:
+        out: tuple[Any, bool] = fields.params_bar(uniform, acc)
+        return out
     wide = _bind(fields.lowered, None, np.float64)
     leaves = [uniform[fields.params_off : fields.params_off + fields.n_params].astype(np.float64)]
-    return wide.params_bar(wide.uniform(leaves, True), acc)
+    out = wide.params_bar(wide.uniform(leaves, True), acc)
+    return out
+
+
+times_ok = _kernels.times_ok
 
 
 # ---- Functions that are evaluated once, such as losses --------------------------------------------

@@ -19,9 +19,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ._engine import ISAS, Fields, Run, isas_available, openmp, run_program
+from ._engine import ISAS, Fields, Run, isas_available, openmp, run_program, times_ok
 
-__all__ = ["ISAS", "Fields", "Run", "elementwise", "isas_available", "openmp", "run_program"]
+__all__ = ["ISAS", "Fields", "Run", "elementwise", "isas_available", "openmp", "run_program", "times_ok"]
 
 
 def elementwise(name: str, isa: str, *arrays: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

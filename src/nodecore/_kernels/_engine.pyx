@@ -32,6 +32,7 @@ cdef extern from "backend.h":
         NC_STOP_DEADLINE
         NC_STOP_MEMORY
         NC_STOP_CALLBACK
+        NC_EVENT
         NC_SP_RF
         NC_SP_U
         NC_SP_OUT
@@ -487,20 +488,63 @@ cdef class Fields:
         return out
 
     def params_bar(self, uniform, acc):
-        """Pulls the accumulator back to the params (float64 fields only)."""
+        """Sums the chunks' accumulators in the order of a balanced tree, and pulls the sum back to
+        the params (float64 fields only). Returns the params' cotangents, flat, and whether all are
+        finite."""
         cdef void *base[32]
         cdef nc_program p = _program(self.lowered.adjoint.params_reverse)
+        cdef int64_t n = acc.shape[1], chunks = acc.shape[0]
         memset(base, 0, sizeof(base))
-        out = np.zeros(self.n_params + 64)
-        registers = np.zeros(p.rf_rows + 64)
-        padded = np.zeros(acc.size + 64)
-        padded[:acc.size] = acc
-        base[NC_SP_RF] = _ptr(registers)
+        out = np.empty(self.n_params + 64)
+        work = np.empty(n + 64 + p.rf_rows + 64)
+        cdef double *sums = <double *> _ptr(work)
+        _tree_sum(<double *> _ptr(acc), chunks, n)
+        if chunks:
+            memcpy(sums, _ptr(acc), n * sizeof(double))
+        memset(sums + n, 0, 64 * sizeof(double))
+        base[NC_SP_RF] = sums + n + 64
         base[NC_SP_U] = _ptr(uniform)
-        base[NC_SP_CT] = _ptr(padded)
+        base[NC_SP_CT] = sums
         base[NC_SP_OUT] = _ptr(out)
         self.be.run(&p, base, 1, NULL)
-        return out[:self.n_params]
+        return out[:self.n_params], _finite(_ptr(out), self.n_params, False)
+
+
+cdef void _tree_sum(double *parts, int64_t count, int64_t n) noexcept nogil:
+    """Into the first part, in an order that depends on the count alone."""
+    cdef int64_t half, i, j
+    while count > 1:
+        half = (count + 1) // 2
+        for i in range(count - half):
+            for j in range(n):
+                parts[i * n + j] += parts[(half + i) * n + j]
+        count = half
+
+
+cdef bint _finite(const void *p, int64_t n, bint is_f32) noexcept nogil:
+    cdef int64_t i
+    cdef double sum = 0
+    if is_f32:
+        for i in range(n):
+            sum += (<const float *> p)[i] - (<const float *> p)[i]
+    else:
+        for i in range(n):
+            sum += (<const double *> p)[i] - (<const double *> p)[i]
+    return sum == 0
+
+
+def times_ok(t):
+    """Whether a contiguous float64 array is finite and strictly monotonic (or a single time)."""
+    cdef const double *p = <const double *> _ptr(t)
+    cdef int64_t i, n = t.shape[0]
+    cdef bint up
+    if n == 0 or not (p[0] - p[0] == 0 and p[n - 1] - p[n - 1] == 0):
+        return False
+    up = p[n - 1] > p[0]
+    for i in range(n - 1):
+        if not (p[i + 1] > p[i] if up else p[i + 1] < p[i]):
+            return False
+    return True
 
 
 cdef class Run:
@@ -644,14 +688,17 @@ cdef class Run:
         cdef _Watch watch = _Watch(progress)
         memset(&g, 0, sizeof(g))
         y0_bar = np.empty((B, p.dim), self.fields.dtype)
-        args_bar = np.zeros((B, self.fields.n_args), self.fields.dtype)
+        args_bar = np.zeros((B, self.fields.n_args), self.fields.dtype) if self.fields.n_args else None
         t_bar = np.zeros(p.out_off[B])
         acc = np.empty((chunks, p.acc_size))
-        bad = np.full(chunks, -1, np.int64)
-        bad_t = np.zeros(chunks)
+        cdef int64_t bad[64]
+        cdef double bad_t[64]
+        cdef int64_t i
+        for i in range(chunks):
+            bad[i] = -1
         g.dy, g.y0_bar, g.args_bar = _ptr(dy), _ptr(y0_bar), _ptr(args_bar)
         g.t_bar, g.acc = <double *> _ptr(t_bar), <double *> _ptr(acc)
-        g.bad_sample, g.bad_t = <int64_t *> _ptr(bad), <double *> _ptr(bad_t)
+        g.bad_sample, g.bad_t = bad, bad_t
         g.grid_rule = grid_rule
         p.stop = p.n_done = 0
         p.poll, p.poll_ctx = _poll, <void *> watch
@@ -662,9 +709,21 @@ cdef class Run:
             else:
                 be.backward(p, &g, 1)
         self._raise(watch)
-        failed = np.flatnonzero(bad >= 0)
-        first = None if failed.size == 0 else (int(bad[failed[0]]), float(bad_t[failed[0]]))
-        return y0_bar, args_bar, t_bar, acc, first
+        for i in range(chunks):
+            if bad[i] >= 0:
+                return y0_bar, args_bar, t_bar, acc, (bad[i], bad_t[i])
+        if not _finite(_ptr(y0_bar), B * p.dim, self.be.real_bytes == 4):
+            bad[0] = np.flatnonzero(~np.isfinite(y0_bar).all(axis=1))[0]
+            return y0_bar, args_bar, t_bar, acc, (bad[0], p.t[p.t_off[bad[0]]])
+        return y0_bar, args_bar, t_bar, acc, None
+
+    def all_ok(self):
+        """Whether every sample reached its end (or a terminal event)."""
+        cdef int64_t i
+        for i in range(self.p.batch):
+            if self.p.status[i] != 0 and self.p.status[i] != NC_EVENT:
+                return False
+        return True
 
     @property
     def stopped(self):
