@@ -86,7 +86,8 @@ class build_ext(cython_build_ext):
         if debug or sanitize:
             cflags = [*cflags, "-g", "-fno-omit-frame-pointer", "-O0" if debug else "-O1"]
         else:
-            cflags = [*cflags, "-O3"]
+            # -g0: Python's own flags may ask for debug symbols, three times the size of the code
+            cflags = [*cflags, "-O3", "-g0"]
         if debug:
             cflags = [*cflags, "-DNC_DEBUG"]
         if sanitize:
