@@ -52,9 +52,13 @@ def _add(g: Graph, a: Node | None, b: Node | None) -> Node | None:
     return g.ew("add", a, b)
 
 
-def _active(outs: Sequence[Node], wrt: Sequence[Node]) -> tuple[list[Node], set[Node]]:
+def _active(
+    outs: Sequence[Node], wrt: Sequence[Node], sink_rate: int = -1
+) -> tuple[list[Node], set[Node]]:
+    """All nodes in order, and those that ``wrt`` or slow nodes have an influence on."""
     order = reachable(outs)
-    active = set(wrt)
+    active = {v for v in order if 0 < v.rate <= sink_rate}
+    active.update(wrt)
     for node in order:
         if node not in active and any(a in active for a in node.args):
             active.add(node)
@@ -122,7 +126,7 @@ def vjp(
     With ``sinks``, the walk stops at arguments whose rate is at most ``sink_rate``: what would flow
     into them is appended to ``sinks`` instead.
     """
-    order, active = _active(outs, wrt)
+    order, active = _active(outs, wrt, sink_rate if sinks is not None else -1)
     bar: dict[Node, Node | None] = {}
     for o, ct in zip(outs, cts, strict=True):
         if ct is not None:

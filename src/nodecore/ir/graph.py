@@ -213,6 +213,8 @@ class Graph:
         n = idx.size
         if n == x.n and (idx == np.arange(n)).all():
             return x
+        if n and int(idx.max()) < 0:
+            return self.zeros(n)
         if x.op == "const":
             if n == 1 or x.n > 1 or (idx < 0).any():
                 values = np.where(idx < 0, 0.0, x.data[idx])

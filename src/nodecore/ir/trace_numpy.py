@@ -61,7 +61,7 @@ def clip(
     return x
 
 
-@function(np.round)
+@function(np.round, np.around)
 def round(a: Any, decimals: int = 0, out: None = None) -> Tracer:
     (x,) = lift_all(a)
     if decimals == 0:

@@ -262,7 +262,7 @@ class Tracer:
         shape = x.shape
         while len(shape) > idx.ndim and shape[0] == 1:
             shape = shape[1:]
-        if x._base is not None and x._base is (self._base or self) and shape == idx.shape:
+        if x._base is not None and x._base is (self if self._base is None else self._base) and shape == idx.shape:
             assert x._index is not None
             own = idx.reshape(-1) if self._index is None else self._index[idx.reshape(-1)]
             if np.array_equal(own, x._index):  # `x[1:] += 1` ends by assigning the slice to itself
@@ -394,6 +394,9 @@ class Tracer:
 
     def round(self, *args: Any, **kwargs: Any) -> Tracer:
         return FUNCTIONS[np.round](self, *args, **kwargs)  # type: ignore[no-any-return]
+
+    def __round__(self, digits: int = 0) -> Tracer:
+        return FUNCTIONS[np.round](self, digits)  # type: ignore[no-any-return]
 
     def trace(self, *args: Any, **kwargs: Any) -> Tracer:
         return FUNCTIONS[np.trace](self, *args, **kwargs)  # type: ignore[no-any-return]
