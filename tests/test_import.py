@@ -1,29 +1,35 @@
 """What `import nodecore` costs, and what it leaves alone."""
 
+import os
 import subprocess
 import sys
 
+# The processor's time: the wall clock would count what else the machine is doing.
 PROBE = """
 import sys, time
 import numpy
-begin = time.perf_counter()
+begin = time.process_time()
 import nodecore
-print(time.perf_counter() - begin)
+print(time.process_time() - begin)
 print(*sys.modules)
 """
 
 
-def probe():
-    run = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+def probe(cache):
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    env["PYTHONPYCACHEPREFIX"] = str(cache)
+    run = subprocess.run(
+        [sys.executable, "-c", PROBE], capture_output=True, text=True, check=True, env=env
+    )
     seconds, modules = run.stdout.splitlines()
     return float(seconds), set(modules.split())
 
 
-def test_import_costs_under_100_ms_beyond_numpy():
-    probe()  # compiles the .pyc files, warms the disk cache
-    assert min(probe()[0] for _ in range(5)) < 0.1
+def test_import_costs_under_100_ms_beyond_numpy(tmp_path):
+    probe(tmp_path)  # compiles the .pyc files, warms the disk cache
+    assert min(probe(tmp_path)[0] for _ in range(5)) < 0.1
 
 
-def test_import_leaves_the_heavy_packages_alone():
-    _, modules = probe()
+def test_import_leaves_the_heavy_packages_alone(tmp_path):
+    _, modules = probe(tmp_path)
     assert not modules & {"scipy", "matplotlib", "tqdm", "numpy.f2py", "asyncio"}

@@ -10,7 +10,7 @@ import nodecore
 ROOT = Path(nodecore.__file__).parent
 LAYERS = [
     ["status", "tree"],
-    ["_kernels", "ir", "methods", "control", "schedule", "events", "_field", "_inputs"],
+    ["_kernels", "ir", "methods", "control", "schedule", "events", "_field", "_inputs", "_failure"],
     ["plan"],
     ["gradient"],
     ["solution"],
