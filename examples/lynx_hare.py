@@ -140,7 +140,8 @@ def draw(years, populations, mechanistic, learned, path):
     ax.legend(ncols=4, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
     ax = axes["phase"]
-    ax.plot(*dashed.T, color="0.6", lw=0.9, ls=(0, (4, 2)))
+    one_cycle = fine < 10.4  # dashes over dashes would look like a line
+    ax.plot(*dashed[one_cycle].T, color="0.4", lw=0.9, ls=(0, (4, 2)))
     ax.plot(*curve[past].T, color="0.1", lw=1.6)
     ax.plot(*curve[~past].T, color="0.1", lw=0.7)
     ax.plot(*populations.T, "o", ms=3.5, mfc="white", mec="0.3")
@@ -150,9 +151,9 @@ def draw(years, populations, mechanistic, learned, path):
     orbit = learned.predict(None, fine)[past]
     killed, fed = interactions(orbit, learned.params)
     _, predation, _, reward = np.exp(mechanistic.params["log_rates"])
-    for key, rate, constant, k, color, label in [
-        ("killed", killed, predation, 1, LYNX, "hares killed, per hare and year"),
-        ("fed", fed, reward, 0, HARE, "lynx gained, per lynx and year"),
+    for key, title, rate, constant, k, color, label in [
+        ("killed", "predation", killed, predation, 1, LYNX, "hares killed, per hare and year"),
+        ("fed", "reward", fed, reward, 0, HARE, "lynx gained, per lynx and year"),
     ]:
         ax = axes[key]
         population = np.exp(orbit[:, k])
@@ -161,7 +162,7 @@ def draw(years, populations, mechanistic, learned, path):
         ax.plot(population, rate, color=color, lw=1.6, label="learned")
         ax.set(xlabel=f"{['hare', 'lynx'][k]} (thousands)", ylabel=label)
         ax.set(xlim=(0, None), ylim=(0, None))
-        ax.set_title("interaction", fontsize=8)
+        ax.set_title(title, fontsize=8)
         ax.legend(frameon=False, loc="upper left")
 
     for label, key in zip("abcd", axes, strict=True):
