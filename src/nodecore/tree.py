@@ -24,7 +24,7 @@ from nodecore.status import InputError
 # ("namedtuple", class, children). Nested tuples hash and compare in C.
 TreeDef: TypeAlias = Hashable
 
-LEAF = "*"
+LEAF: TreeDef = "*"
 
 _NUMBERS = (int, float, complex, np.number, np.bool_)
 
