@@ -15,16 +15,17 @@ from hypothesis import strategies as st
 # M a (D, H) matrix. Values stay of order one, whatever is combined.
 SMOOTH = {
     "S": [
-        "t", "p['s']", "a['c']", "{D}[0]", "{D}[-1] * {S}", "np.sum({D})", "{D} @ {D}", "{H}.mean()",
-        "np.cos({S})", "np.linalg.norm({D})", "0.5 * ({S} + {S})", "1 / (1 + {S} ** 2)",
-        "np.tanh({M}).sum()", "np.einsum('i,ij,j->', {D}, {M}, {H})", "p['s'] ** 3 - {S}",
+        "t", "p['s']", "a['c']", "{D}[0]", "{D}[-1] * {S}", "np.sum({D})", "{D} @ {D}",
+        "{H}.mean()", "np.cos({S})", "np.linalg.norm({D})", "0.5 * ({S} + {S})",
+        "1 / (1 + {S} ** 2)", "np.tanh({M}).sum()", "p['s'] ** 3 - {S}",
+        "np.einsum('i,ij,j->', {D}, {M}, {H})",
     ],
     "D": [
         "np.tanh({D})", "np.sin({D})", "{D} * {D}", "{D} + {S}", "{D} - {D}", "-{D}[::-1]",
         "{D} / (1 + {D} ** 2)", "np.exp(-({D} ** 2))", "np.sqrt(1 + {D} ** 2)", "np.cumsum({D})",
         "np.log1p({D} ** 2)", "np.arctan({D} * p['k'])", "np.roll({D}, 1) * a['u']",
         "np.concatenate([{D}[1:], {D}[:1]])", "{H} @ p['U']", "np.sum({M}, axis=1)", "{M} @ {H}",
-        "np.stack([x * {S} for x in {D}])", "np.array([x + {S} for x in {D}])",
+        "np.stack([x * {S} for x in {D}])", "y + np.array([x + {S} for x in {D}])",
         "1 / (1 + np.exp(-{D}))", "np.logaddexp(0.0, {D})", "{D} * (2.0 - {S})", "p['U'].T @ {H}",
         "np.arctan2({D}, 1 + {D} ** 2)", "np.cosh(np.sin({D}))", "(1 + {D} ** 2) ** {S}",
         "np.interp({D}, np.linspace(-9, 9, 4), [0.1, 0.3, -0.2, 0.5]) + {D}", "np.zeros_like({D})",

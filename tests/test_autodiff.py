@@ -69,7 +69,9 @@ def test_rules_are_the_derivatives(name, wide):
     env = {**dict(zip(ins, xs, strict=True)), **dict(zip(tangents, vs, strict=True)), ct: u}
 
     def f(s):
-        return evaluate([out], dict(zip(ins, (x + s * v for x, v in zip(xs, vs)), strict=True)))[0]
+        return evaluate(
+            [out], dict(zip(ins, (x + s * v for x, v in zip(xs, vs, strict=True)), strict=True))
+        )[0]
 
     (Jv,) = evaluate([moved], env)
     np.testing.assert_allclose(Jv, central(f, 0.0, 1.0), rtol=1e-8, atol=1e-9)
@@ -114,7 +116,7 @@ def test_a_cotangent_of_zero_stays_zero_for_two_operands(name, bad):
         assert [v[0] for v in values] == [0, 0]
 
 
-# ---- the ops on rows ------------------------------------------------------------------------------
+# ---- the ops on rows ----------------------------------------------------------------------------
 
 
 def linear_programs(g, x, w, b):
@@ -184,7 +186,7 @@ def check_graph(g, ins, out, second=True, rtol=1e-7):
     assert abs(reference - central(pulled, 0.0, 1.0)) <= 1e-6 * scale
 
 
-# ---- random programs ------------------------------------------------------------------------------
+# ---- random programs ----------------------------------------------------------------------------
 
 
 def traced(field):
@@ -196,7 +198,9 @@ def point(trace, field):
     params = [np.asarray(a, float) for a in tree.flatten(field.params)[0]]
     args = [np.asarray(a, float) for a in tree.flatten(field.args)[0]]
     env = {trace.t: field.t, trace.y: field.y}
-    return {**env, **dict(zip(trace.params, params)), **dict(zip(trace.args, args))}
+    env.update(zip(trace.params, params, strict=True))
+    env.update(zip(trace.args, args, strict=True))
+    return env
 
 
 @given(fields())
@@ -265,7 +269,7 @@ def test_sinks_hold_the_gradient_of_params(field):
             np.testing.assert_allclose(*evaluate([a, b], env), rtol=1e-9, atol=1e-10)
 
 
-# ---- guards -----------------------------------------------------------------------------------------
+# ---- guards -------------------------------------------------------------------------------------
 
 GUARDS = {
     "log": (lambda x: np.where(x > 0, np.log(x), 0.0), lambda x: np.where(x > 0, 1 / x, 0)),
@@ -326,14 +330,14 @@ def test_smooth_where_formulas_branch():
     """Functions written with selects have the right derivatives at the seams."""
     np.testing.assert_allclose(grad(np.arcsinh)(0.0), 1.0)
     np.testing.assert_allclose(grad(np.sinc)(0.0), 0.0, atol=1e-15)
-    np.testing.assert_allclose(grad(grad(np.sinc))(0.0), -np.pi**2 / 3)
+    np.testing.assert_allclose(grad(grad(np.sinc))(0.0), -(np.pi**2) / 3)
     np.testing.assert_allclose(grad(lambda x: np.logaddexp(x[0], x[1]))(np.ones(2)), [0.5, 0.5])
     second = grad(lambda x: grad(lambda z: np.logaddexp(z[0], z[1]))(x)[0])(np.ones(2))
     np.testing.assert_allclose(second, [0.25, -0.25])
     np.testing.assert_allclose(grad(lambda x: np.maximum(x, 0.0))(0.0), 0.5)
 
 
-# ---- the functions of the API -----------------------------------------------------------------------
+# ---- the functions of the API -------------------------------------------------------------------
 
 
 def rotor(x):
@@ -346,9 +350,7 @@ def test_transforms_of_trees():
     value, moved = jvp(rotor, x, v)
     np.testing.assert_allclose(value["u"], rotor(x)["u"])
     for key in ("u", "v"):
-        expected = central(
-            lambda s, key=key: rotor({k: x[k] + s * v[k] for k in x})[key], 0.0, 1.0
-        )
+        expected = central(lambda s, key=key: rotor({k: x[k] + s * v[k] for k in x})[key], 0.0, 1.0)
         np.testing.assert_allclose(moved[key], expected, rtol=1e-9)
     ct = {"u": np.array([1.0, -2.0]), "v": np.array([0.1, 0.2, 0.3])}
     value, pullback = vjp(rotor, x)

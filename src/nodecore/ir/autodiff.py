@@ -32,7 +32,8 @@ class Sink:
 
 def transpose_index(K: int, J: int) -> IndexArray:
     """The gather index that turns a (K, J) matrix into its (J, K) transpose."""
-    return np.arange(K * J, dtype=np.int32).reshape(K, J).T.reshape(-1)
+    idx: IndexArray = np.arange(K * J, dtype=np.int32).reshape(K, J).T.reshape(-1)
+    return idx
 
 
 def _transpose(g: Graph, w: Node, K: int, J: int) -> Node:

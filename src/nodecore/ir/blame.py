@@ -38,6 +38,16 @@ def users_frame() -> FrameType | None:
     return frame
 
 
+def inside_scipy() -> bool:
+    """Was what is now running called by SciPy, which the user's line called?"""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not _is_users(frame.f_code.co_filename):
+        if f"{os.sep}scipy{os.sep}" in frame.f_code.co_filename:
+            return True
+        frame = frame.f_back
+    return False
+
+
 def users_text() -> str:
     """The source of the line that the user's function is at."""
     frame = users_frame()

@@ -91,7 +91,7 @@ class Graph:
         return node
 
     def input(self, kind: str, slot: int, n: int, rate: int, wild: bool | None = None) -> Node:
-        """A leaf: ``kind`` is "t", "y", "params", "args", "ct", ...; ``slot`` numbers its leaves."""
+        """A leaf: ``kind`` is "t", "y", "params", "args", "ct", ...; ``slot`` its number."""
         key = ("input", (), (kind, slot))
         node = self._table.get(key)
         if node is None:
@@ -269,7 +269,7 @@ class Graph:
             elif groups and source.op == "const" and groups[-1][0].op == "const":
                 last, indices = groups[-1]
                 values = np.concatenate([_values(last, i) for i in indices])
-                mine = _values(source, np.arange(p.n) if idx is None else idx)
+                mine = source.data if idx is None else _values(source, idx)
                 merged = np.concatenate([values, mine])
                 node = self.const(merged)
                 if node.op == "gather":
@@ -334,7 +334,8 @@ class Graph:
             if all(a is b for a, b in zip(args, node.args, strict=True)) and self.owns(node):
                 memo[node] = node
             elif node.op == "input":
-                memo[node] = self.input(*node.attrs, node.n, node.rate, node.wild)
+                kind, slot = node.attrs
+                memo[node] = self.input(kind, slot, node.n, node.rate, node.wild)
             elif node.op == "const":
                 memo[node] = self.const(node.data)
             else:

@@ -46,7 +46,7 @@ def _apply(v: Node, a: list[Array], dtype: npt.DTypeLike) -> Array:
         out = np.einsum("oki,kj->oji", x, a[1].reshape(K, J))
         if len(a) > 2:
             out = out + a[2].reshape(1, J, 1)
-        return out.reshape(-1)
+        return np.asarray(out.reshape(-1))
     if v.op == "outer":
-        return np.einsum("oki,oji->kj", x, a[1].reshape(O, J, I)).reshape(-1)
+        return np.asarray(np.einsum("oki,oji->kj", x, a[1].reshape(O, J, I)).reshape(-1))
     raise AssertionError(f"no meaning for {v}")

@@ -1,11 +1,11 @@
 """The op table: opcode, arity, NumPy meaning and derivative rule of every op, in one place.
 
 Opcodes come from ``_kernels/ops.def``. An elementwise op has one rule, ``pull``: given the graph,
-the cotangent ``ct``, the output ``y`` and the arguments, it returns for each argument the product of
-``ct`` with the local derivative (or None where that is zero). The Jacobian of an elementwise op is
-diagonal, so the same rule with ``ct`` replaced by a tangent is its jvp. ``reads`` says whether the
-rule looks at the inputs ("x"), the output ("y"), both or neither; expensive ops (``costly``) keep
-their value as a residual, the others are computed again in the reverse phase.
+the cotangent ``ct``, the output ``y`` and the arguments, it returns for each argument the product
+of ``ct`` with the local derivative (or None where that is zero). The Jacobian of an elementwise op
+is diagonal, so the same rule with ``ct`` replaced by a tangent is its jvp. ``reads`` says whether
+the rule looks at the inputs ("x"), the output ("y"), both or neither; expensive ops (``costly``)
+keep their value as a residual, the others are computed again in the reverse phase.
 
 Rules multiply by ``zmul``, so that a cotangent of 0 (behind ``np.where``) stays 0 whatever the
 other factor; the graph makes it ``mul`` where that factor cannot be infinite or NaN.

@@ -1,7 +1,7 @@
 """From a NumPy function to a graph: what the front doors call.
 
-``trace_field`` traces ``f(t, y, params, args)``, ``trace_function`` any function of trees. Both call
-the function once, with tracers for the arrays.
+``trace_field`` traces ``f(t, y, params, args)``, ``trace_function`` any function of trees. Both
+call the function once, with tracers for the arrays.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class FunctionTrace:
         return self.graph.concat(self.outs)
 
 
-# ---- the graph that functions inside a trace write to ---------------------------------------------
+# ---- the graph that functions inside a trace write to -------------------------------------------
 
 
 class _Active(threading.local):
@@ -128,7 +128,7 @@ def tracing(graph: Graph) -> Iterator[Graph]:
         _active.graphs.pop()
 
 
-# ---- fields ---------------------------------------------------------------------------------------
+# ---- fields -------------------------------------------------------------------------------------
 
 
 class Arity(NamedTuple):
@@ -334,7 +334,7 @@ def _name(x: Any) -> str:
     return "None" if x is None else f"a {type(x).__name__}"
 
 
-# ---- general functions ----------------------------------------------------------------------------
+# ---- general functions --------------------------------------------------------------------------
 
 
 def trace_function(
@@ -405,7 +405,7 @@ def _is_scalar(x: Any) -> bool:
     return isinstance(x, int | float | np.number | np.bool_)
 
 
-# ---- errors ---------------------------------------------------------------------------------------
+# ---- errors -------------------------------------------------------------------------------------
 
 
 def _cause(error: Exception) -> BaseException | None:
@@ -439,6 +439,13 @@ def _explain(
             fun(*[_examples(s) for s in specs])
     except Exception:
         return error  # it fails on arrays as well
+    if isinstance(error, IndexError):
+        return error_at(
+            error.__traceback__,
+            "indexes a plain array with a traced value",
+            "An integer of args may index the first axis of a traced array: put the table into "
+            "params. Otherwise select by np.where, or by a sum over a one-hot mask.",
+        )
     return error_at(
         error.__traceback__,
         f"the {what} works on arrays but cannot be traced: {type(error).__name__}: {error}",
@@ -463,7 +470,7 @@ def _swapped_hint(
     )
 
 
-# ---- identity -------------------------------------------------------------------------------------
+# ---- identity -----------------------------------------------------------------------------------
 
 
 def graph_key(outs: Sequence[Node]) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from . import trace_ufuncs as uf
 from .blame import trace_error
 from .trace_products import matmul
-from .trace_shapes import by_name, find_graph, function, lift_all
+from .trace_shapes import by_name, find_graph, function, lift_all, lift_one
 from .tracer import FUNCTIONS, UFUNCS, Tracer, ew, lift
 
 
@@ -117,8 +117,8 @@ def interp(
 ) -> Tracer:
     """Linear interpolation: the segment is a one-hot row, the rest a product with the table.
 
-    ``hot[i]`` is 1 where ``xp[i-1] <= x < xp[i]``; the table has a row (value, slope, knot) for each
-    segment, the two outer ones flat.
+    ``hot[i]`` is 1 where ``xp[i-1] <= x < xp[i]``; the table has a row (value, slope, knot) for
+    each segment, the two outer ones flat.
     """
     g = find_graph(x, xp, fp)
     if period is not None:
@@ -161,14 +161,12 @@ def interp(
 
 @function(np.real, np.real_if_close)
 def real(x: Any, *args: Any) -> Tracer:
-    (x,) = lift_all(x)
-    return x
+    return lift_one(x)
 
 
 @function(np.imag)
 def imag(x: Any) -> Tracer:
-    (x,) = lift_all(x)
-    return x.imag
+    return lift_one(x).imag
 
 
 @function(np.isclose)
@@ -179,7 +177,7 @@ def isclose(a: Any, b: Any, rtol: Any = 1e-5, atol: Any = 1e-8, equal_nan: bool 
     return uf.logical_or(near, uf.equal(a, b))
 
 
-# ---- small matrices -------------------------------------------------------------------------------
+# ---- small matrices -----------------------------------------------------------------------------
 
 
 def _minor(a: Tracer, i: int, j: int) -> Tracer:
@@ -190,19 +188,17 @@ def _minor(a: Tracer, i: int, j: int) -> Tracer:
 
 
 @function(np.linalg.det)
-def det(a: Any) -> Tracer:
-    (a,) = lift_all(a)
+def det(matrix: Any) -> Tracer:
+    a = lift_one(matrix)
     n = _square("det", a)
     if n == 0:
         return uf.const(a, 1.0)
     if n == 1:
         return a[0, 0]
-    if n == 2:
-        return uf.subtract(a[0, 0] * a[1, 1], a[0, 1] * a[1, 0])
-    out = a[0, 0] * _minor(a, 0, 0)
+    terms = [uf.multiply(a[0, j], _minor(a, 0, j)) for j in range(n)]
+    out = terms[0]
     for j in range(1, n):
-        term = a[0, j] * _minor(a, 0, j)
-        out = uf.subtract(out, term) if j % 2 else uf.add(out, term)
+        out = uf.subtract(out, terms[j]) if j % 2 else uf.add(out, terms[j])
     return out
 
 

@@ -121,14 +121,11 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Tracer:
 @function(np.kron)
 def kron(a: Any, b: Any) -> Tracer:
     a, b = lift_all(a, b)
-    n = builtin_max(a.ndim, b.ndim)
+    n = max(a.ndim, b.ndim)
     sa, sb = (1,) * (n - a.ndim) + a.shape, (1,) * (n - b.ndim) + b.shape
     left = a.reshape([k for s in sa for k in (s, 1)])
     right = b.reshape([k for s in sb for k in (1, s)])
     return uf.multiply(left, right).reshape([p * q for p, q in zip(sa, sb, strict=True)])
-
-
-builtin_max = max
 
 
 @function(np.cross)
@@ -187,7 +184,7 @@ def _subscripts(subscripts: str, xs: list[Tracer]) -> tuple[list[str], str]:
     for i, (term, x) in enumerate(zip(terms, xs, strict=True)):
         if "..." in term:
             count = x.ndim - len(term) + 3
-            widest = builtin_max(widest, count)
+            widest = max(widest, count)
             dots = "".join(reversed(free[:count]))
             terms[i] = term.replace("...", dots)
         if len(terms[i]) != x.ndim:
@@ -205,7 +202,7 @@ def _subscripts(subscripts: str, xs: list[Tracer]) -> tuple[list[str], str]:
         for c, k in zip(term, x.shape, strict=True):
             if sizes.get(c, 1) != k and k != 1 and sizes.get(c, 1) != 1:
                 raise ValueError(f"einsum: sizes {sizes[c]} and {k} of subscript {c!r} differ")
-            sizes[c] = builtin_max(k, sizes.get(c, 1))
+            sizes[c] = max(k, sizes.get(c, 1))
     for i, (term, x) in enumerate(zip(terms, xs, strict=True)):  # sizes of 1 broadcast
         xs[i] = x.broadcast(tuple(sizes[c] for c in term))
     return terms, result

@@ -10,7 +10,7 @@ import numpy as np
 from . import trace_ufuncs as uf
 from .blame import trace_error
 from .trace_shapes import by_name, function, lift_all
-from .tracer import FUNCTIONS, UFUNCS, Tracer, positions
+from .tracer import FUNCTIONS, UFUNCS, Tracer, lift, positions
 
 
 def axes_of(x: Tracer, axis: Any) -> tuple[int, ...]:
@@ -280,7 +280,7 @@ if hasattr(np.linalg, "vector_norm"):
         return norm(x.ravel() if axis is None and not keepdims else x, ord, axis, keepdims)
 
 
-# ---- along an axis --------------------------------------------------------------------------------
+# ---- along an axis ------------------------------------------------------------------------------
 
 
 def _scan(op: str) -> Callable[..., Tracer]:
@@ -364,11 +364,11 @@ def gradient(f: Any, *spacing: Any, axis: Any = None, edge_order: int = 1) -> An
         idx = np.moveaxis(positions(x.shape), k, 0)
         up = np.moveaxis(np.concatenate([idx[1:], idx[-1:]]), 0, k)
         low = np.moveaxis(np.concatenate([idx[:1], idx[:-1]]), 0, k)
-        width = np.full(x.shape[k], 2.0)
-        width[[0, -1]] = 1.0
-        width = width.reshape([-1 if i == k else 1 for i in range(x.ndim)])
-        out.append(uf.divide(uf.subtract(x.pick(up), x.pick(low)), uf.multiply(*lift_all(width, h))
-                             if isinstance(h, Tracer) else lift_all(width * h, x)[0]))  # fmt: skip
+        widths = np.full(x.shape[k], 2.0)
+        widths[[0, -1]] = 1.0
+        width = lift(x.graph, widths.reshape([-1 if i == k else 1 for i in range(x.ndim)]))
+        span = uf.multiply(width, lift(x.graph, h))
+        out.append(uf.divide(uf.subtract(x.pick(up), x.pick(low)), span))
     return out[0] if len(out) == 1 else tuple(out)
 
 
@@ -390,10 +390,11 @@ def _accumulate(f: Callable[..., Any]) -> Callable[..., Any]:
     return meaning
 
 
-for _name, _f in {
+_REDUCTIONS: dict[str, Callable[..., Tracer]] = {
     "add": sum, "multiply": prod, "maximum": max, "minimum": min, "logical_and": all,
     "logical_or": any,
-}.items():  # fmt: skip
+}  # fmt: skip
+for _name, _f in _REDUCTIONS.items():
     UFUNCS[f"{_name}.reduce"] = _reduce(_f)
 UFUNCS["add.accumulate"] = _accumulate(FUNCTIONS[np.cumsum])
 UFUNCS["multiply.accumulate"] = _accumulate(FUNCTIONS[np.cumprod])

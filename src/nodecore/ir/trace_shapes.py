@@ -7,20 +7,21 @@ NumPy itself does the moving, on arrays of positions; the result is a gather. Po
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from .blame import trace_error
 from .graph import Graph
 from .tracer import FUNCTIONS, Tracer, lift, positions
 
+F = TypeVar("F", bound=Callable[..., Any])
 
-def function(*functions: Any) -> Callable[[Any], Any]:
+
+def function(*functions: Any) -> Callable[[F], F]:
     """Register the meaning of NumPy functions."""
 
-    def register(meaning: Any) -> Any:
+    def register(meaning: F) -> F:
         for f in functions:
             FUNCTIONS[f] = meaning
         return meaning
@@ -63,6 +64,11 @@ def lift_all(*xs: Any) -> list[Tracer]:
     return [lift(g, x) for x in xs]
 
 
+def lift_one(x: Any) -> Tracer:
+    """An argument as a tracer."""
+    return x if isinstance(x, Tracer) else lift(find_graph(x), x)
+
+
 def _static(f: Any) -> Callable[..., Any]:
     """Let NumPy move the positions of one array; views stay views."""
 
@@ -93,12 +99,11 @@ def _filling(f: Any) -> Callable[..., Any]:
 
 for _f in by_name(
     "reshape", "ravel", "transpose", "permute_dims", "matrix_transpose", "moveaxis", "rollaxis",
-    "swapaxes", "expand_dims", "squeeze", "broadcast_to", "tile", "repeat", "take", "flip", "fliplr",
-    "flipud", "rot90", "roll", "diagonal", "split", "array_split", "hsplit", "vsplit", "dsplit",
-    "unstack", "delete", "resize", "partition",
+    "swapaxes", "expand_dims", "squeeze", "broadcast_to", "tile", "repeat", "take", "flip",
+    "fliplr", "flipud", "rot90", "roll", "diagonal", "split", "array_split", "hsplit", "vsplit",
+    "dsplit", "unstack", "delete", "resize",
 ):  # fmt: skip
-    if _f is not np.partition:
-        FUNCTIONS[_f] = _static(_f)
+    FUNCTIONS[_f] = _static(_f)
 for _f in by_name("diag", "diagflat", "tril", "triu"):
     FUNCTIONS[_f] = _filling(_f)
 
@@ -107,7 +112,7 @@ def _joining(f: Any) -> Callable[..., Any]:
     """Functions of several arrays, given as a sequence: NumPy joins their positions."""
 
     def meaning(xs: Any, *args: Any, **kwargs: Any) -> Tracer:
-        kwargs.pop("dtype", None), kwargs.pop("casting", None)
+        kwargs = {k: v for k, v in kwargs.items() if k not in ("dtype", "casting")}
         g = find_graph(xs)
         return join(g, lambda idx: f(idx, *args, **kwargs), [lift(g, x) for x in xs])
 
@@ -166,8 +171,8 @@ def block(arrays: Any) -> Tracer:
 
 
 @function(np.pad)
-def pad(x: Any, pad_width: Any, mode: str = "constant", **kwargs: Any) -> Tracer:
-    (x,) = lift_all(x)
+def pad(array: Any, pad_width: Any, mode: str = "constant", **kwargs: Any) -> Tracer:
+    x = lift_one(array)
     idx = positions(x.shape)
     if mode == "constant":
         fill = kwargs.pop("constant_values", 0)
@@ -228,8 +233,7 @@ def ndim(x: Any) -> int:
 
 @function(np.shape)
 def shape(x: Any) -> tuple[int, ...]:
-    (x,) = lift_all(x)
-    return tuple(x.shape)
+    return tuple(lift_one(x).shape)
 
 
 @function(np.size)
@@ -238,16 +242,15 @@ def size(x: Any, axis: int | None = None) -> int:
     return int(x.size if axis is None else x.shape[axis])
 
 
-# ---- copies and new arrays ------------------------------------------------------------------------
+# ---- copies and new arrays ----------------------------------------------------------------------
 
 
 @function(np.copy)
-def copy(x: Any, *args: Any, **kwargs: Any) -> Tracer:
-    (x,) = lift_all(x)
-    return x.copy()
+def copy(a: Any, *args: Any, **kwargs: Any) -> Tracer:
+    return lift_one(a).copy()
 
 
-def filled(x: Tracer, value: Any, dtype: npt.DTypeLike = None, shape: Any = None) -> Tracer:
+def filled(x: Tracer, value: Any, dtype: Any = None, shape: Any = None) -> Tracer:
     """A new array of the shape of ``x``, all equal to ``value``."""
     if shape is None:
         shape = x.shape
@@ -263,11 +266,10 @@ def filled(x: Tracer, value: Any, dtype: npt.DTypeLike = None, shape: Any = None
 
 def _like(value: float) -> Callable[..., Any]:
     def meaning(
-        x: Any, dtype: npt.DTypeLike = None, order: str = "K", subok: bool = True, shape: Any = None,
+        x: Any, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None,
         *, device: Any = None,
     ) -> Tracer:  # fmt: skip
-        (x,) = lift_all(x)
-        return filled(x, value, dtype, shape)
+        return filled(lift_one(x), value, dtype, shape)
 
     return meaning
 
@@ -278,7 +280,7 @@ FUNCTIONS[np.ones_like] = _like(1.0)
 
 @function(np.full_like)
 def full_like(
-    x: Any, fill_value: Any, dtype: npt.DTypeLike = None, order: str = "K", subok: bool = True,
+    x: Any, fill_value: Any, dtype: Any = None, order: str = "K", subok: bool = True,
     shape: Any = None, *, device: Any = None,
 ) -> Tracer:  # fmt: skip
     g = find_graph(x, fill_value)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .blame import trace_error
 from .tracer import UFUNCS, Tracer, ew, lift
 
+F = TypeVar("F", bound=Callable[..., Any])
 
-def ufunc(*names: str) -> Callable[[Any], Any]:
+
+def ufunc(*names: str) -> Callable[[F], F]:
     """Register a function as the meaning of the ufuncs ``names``."""
 
-    def register(function: Any) -> Any:
+    def register(function: F) -> F:
         for name in names:
             UFUNCS[name] = function
         return function
@@ -44,7 +46,7 @@ def _no_masks(name: str, *xs: Tracer) -> None:
         )
 
 
-# ---- arithmetic -----------------------------------------------------------------------------------
+# ---- arithmetic ---------------------------------------------------------------------------------
 
 
 @ufunc("add")
@@ -181,7 +183,7 @@ def rint(a: Tracer) -> Tracer:
     return subtract(up, multiply(tie, remainder(up, const(a, 2.0))))
 
 
-# ---- comparisons and masks ------------------------------------------------------------------------
+# ---- comparisons and masks ----------------------------------------------------------------------
 
 
 @ufunc("less")
@@ -542,6 +544,3 @@ def xlog1py(a: Tracer, b: Tracer) -> Tracer:
 @ufunc("entr")
 def entr(a: Tracer) -> Tracer:
     return negative(ew("zmul", a, log(a)))
-
-
-# ---- reductions of ufuncs -----------------------------------------------------------------------

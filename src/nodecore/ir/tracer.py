@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .blame import trace_error, users_frame, users_text
+from .blame import inside_scipy, trace_error, users_frame, users_text
 from .graph import Graph, IndexArray, Node
 
 Shape = tuple[int, ...]
@@ -244,8 +244,22 @@ class Tracer:
                 raise IndexError(f"index {key} is out of bounds for axis 0 with size {n}")
             return Tracer(self._g, self._g.gather(self.node, [key % n]), (), self.kind)
         if _has_tracer(key):
+            if isinstance(key, Tracer) and key.kind == "i" and key.ndim < 2 and self.shape:
+                return self._look_up(key)
             raise _dynamic_index(key)
         return self.move(positions(self.shape)[key])
+
+    def _look_up(self, i: Tracer) -> Tracer:
+        """``self[i]`` for integers that each sample has its own of: a product with one-hot rows.
+
+        As the size is not checked when tracing, an index that is out of bounds gives NaN.
+        """
+        n, rest = self.shape[0], self.shape[1:]
+        k: Any = i.reshape(-1, 1)
+        hot = k + n * (k < 0) == np.arange(n)
+        rows = hot.astype(float) @ self.reshape(n, -1)
+        here = hot.any(axis=1).reshape(-1, 1)
+        return FUNCTIONS[np.where](here, rows, np.nan).reshape(i.shape + rest)  # type: ignore[no-any-return]
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self._check_writable()
@@ -262,7 +276,11 @@ class Tracer:
         shape = x.shape
         while len(shape) > idx.ndim and shape[0] == 1:
             shape = shape[1:]
-        if x._base is not None and x._base is (self if self._base is None else self._base) and shape == idx.shape:
+        if (
+            x._base is not None
+            and x._base is (self if self._base is None else self._base)
+            and shape == idx.shape
+        ):
             assert x._index is not None
             own = idx.reshape(-1) if self._index is None else self._index[idx.reshape(-1)]
             if np.array_equal(own, x._index):  # `x[1:] += 1` ends by assigning the slice to itself
@@ -427,7 +445,8 @@ class Tracer:
             result = FUNCTIONS[np.where](where, result, out[0])
         if out is None:
             return result
-        for target, value in zip(out, result if isinstance(result, tuple) else (result,)):
+        results = result if isinstance(result, tuple) else (result,)
+        for target, value in zip(out, results, strict=True):
             if target is not None:
                 _store(target, value)
         return out[0] if len(out) == 1 else out
@@ -446,7 +465,7 @@ class Tracer:
         _store(target, function(*args, **kwargs))
         return target
 
-    # ---- what a value that is not known cannot do -------------------------------------------------
+    # ---- what a value that is not known cannot do -----------------------------------------------
 
     def __bool__(self) -> bool:
         raise _branch_error()
@@ -462,7 +481,7 @@ class Tracer:
 
     def __index__(self) -> int:
         raise trace_error(
-            "uses a traced value as an index or a size, which must be known when the field is traced",
+            "uses a traced value as an index or a size, which must be known when tracing",
             "Select by np.where, or by a sum over a one-hot mask; sizes come from shapes.",
         )
 
@@ -481,6 +500,12 @@ class Tracer:
 
 
 _COMPLEX = "Complex numbers are not traced: stack the real and the imaginary part."
+
+
+SCIPY = (
+    "Write tables and splines as np.interp(t, times, values), sampled finely enough; of "
+    "scipy.special expit, logit, log_expit, erf, erfc, ndtr, entr, xlogy and xlog1py are traced."
+)
 
 
 def unsupported(what: str) -> Exception:
@@ -511,7 +536,8 @@ def _dynamic_index(key: Any) -> Exception:
         )
     return trace_error(
         "indexes with a traced value, which must be known when the field is traced",
-        "Select by np.where, or by a sum over a one-hot mask.",
+        "Select by np.where, or by a sum over a one-hot mask. An integer of args may index the "
+        "first axis of a traced array: put the table into params.",
     )
 
 
@@ -561,6 +587,8 @@ def _branch_error() -> Exception:
 
 
 def _number_error(name: str) -> Exception:
+    if inside_scipy():
+        return trace_error("gives a traced value to SciPy, which computes with numbers", SCIPY)
     text = users_text()
     found = re.search(r"\b(?:math|cmath)\.(\w+)", text)
     if found:
