@@ -9,6 +9,7 @@ import platform
 import resource
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import nodecore as nc
@@ -72,6 +73,8 @@ def main():
     parser.add_argument("--json", type=Path, help="write the results to this file")
     options = parser.parse_args()
 
+    # float32 cases ask for the tolerances of the float64 ones
+    warnings.simplefilter("ignore", nc.PrecisionWarning)
     config = nc.show_config()
     print(platform.platform(), platform.processor(), config, sep="\n", end="\n\n")
     results = {}

@@ -202,7 +202,7 @@ def test_a_loss_of_ones_own():
 
 def test_gaussian_nll_finds_the_noise():
     rng = np.random.default_rng(1)
-    t = np.linspace(0, 2, 60)
+    t = np.linspace(0, 2, 25)
     clean = Y0[:, None] * np.exp(-RATE * t)[:, None]
     noisy = clean + 0.1 * rng.normal(size=clean.shape)
 
@@ -215,7 +215,7 @@ def test_gaussian_nll_finds_the_noise():
         target=noisy,
         observe=observe,
         loss="gaussian_nll",
-        steps=400,
+        steps=300,
     )
     residual = noisy - Y0[:, None] * np.exp(-result.params["k"] * t)[:, None]
     np.testing.assert_allclose(np.exp(result.params["log_sigma"]), residual.std(), rtol=0.01)
