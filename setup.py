@@ -19,7 +19,8 @@ from setuptools.errors import CompileError, LinkError, PlatformError
 
 KERNELS = Path("src/nodecore/_kernels")
 X86 = platform.machine().lower() in ("x86_64", "amd64")
-VARIANTS = ["baseline", "avx2", "avx512"] if X86 else ["baseline"]
+X86_ONLY = {"variant_avx2.c", "variant_avx512.c"}
+GENERATED = {"_engine.c"}
 
 # Bits must not depend on the compiler's taste: no contraction into fused multiply-adds, and none
 # of -ffast-math. The two -fno flags only drop errno and floating-point traps, which nobody reads.
@@ -101,8 +102,12 @@ class build_ext(cython_build_ext):
 engine = Extension(
     "nodecore._kernels._engine",
     sources=[
-        str(KERNELS / name)
-        for name in ["_engine.pyx", "dispatch.c", *(f"variant_{isa}.c" for isa in VARIANTS)]
+        str(KERNELS / "_engine.pyx"),
+        *sorted(
+            str(path)
+            for path in KERNELS.glob("*.c")
+            if path.name not in GENERATED and (X86 or path.name not in X86_ONLY)
+        ),
     ],
     include_dirs=[str(KERNELS)],
     depends=[
