@@ -652,9 +652,20 @@ def flips(z):
     return a, b
 
 
-@pytest.mark.parametrize(
-    "body", [slices, aliases, scalars_are_copies, fancy_indexing_copies, flips]
-)
+def views_of_views(z):
+    v = z[::2]
+    v.ravel()[0] = 7.0  # a copy, as v is not contiguous
+    v.reshape(3, 1)[1] = 8.0
+    z[1:3].ravel()[0] = 9.0
+    w = v[1:]
+    w[0] += 1.0
+    return v, w
+
+
+BODIES = [slices, aliases, scalars_are_copies, fancy_indexing_copies, flips, views_of_views]
+
+
+@pytest.mark.parametrize("body", BODIES)
 def test_views_of_vectors(body):
     check(in_place(body), V)
 

@@ -79,7 +79,7 @@ def _static(f: Any) -> Callable[..., Any]:
                 "Shapes, axes and counts must be known when the field is traced.",
             )
         (x,) = lift_all(x)
-        moved = f(positions(x.shape), *args, **kwargs)
+        moved = f(x.at, *args, **kwargs)
         if isinstance(moved, tuple | list):
             return type(moved)([x.move(m) for m in moved])
         return x.move(moved)
@@ -100,7 +100,7 @@ def _filling(f: Any) -> Callable[..., Any]:
 for _f in by_name(
     "reshape", "ravel", "transpose", "permute_dims", "matrix_transpose", "moveaxis", "rollaxis",
     "swapaxes", "expand_dims", "squeeze", "broadcast_to", "tile", "repeat", "take", "flip",
-    "fliplr", "flipud", "rot90", "roll", "diagonal", "split", "array_split", "hsplit", "vsplit",
+    "fliplr", "flipud", "rot90", "roll", "split", "array_split", "hsplit", "vsplit",
     "dsplit", "unstack", "delete", "resize",
 ):  # fmt: skip
     FUNCTIONS[_f] = _static(_f)
@@ -198,11 +198,16 @@ def pad(array: Any, pad_width: Any, mode: str = "constant", **kwargs: Any) -> Tr
     return x.pick(np.pad(idx, pad_width, mode="edge" if mode == "empty" else mode))  # type: ignore[call-overload]
 
 
+@function(np.diagonal)
+def diagonal(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tracer:
+    return lift_one(a).diagonal(offset, axis1, axis2)
+
+
 def _atleast(n: int) -> Callable[..., Any]:
     f = {1: np.atleast_1d, 2: np.atleast_2d, 3: np.atleast_3d}[n]
 
     def meaning(*xs: Any) -> Any:
-        out = [x.move(f(positions(x.shape))) for x in lift_all(*xs)]
+        out = [x.move(f(x.at)) for x in lift_all(*xs)]
         return out[0] if len(out) == 1 else tuple(out)
 
     return meaning
@@ -216,7 +221,7 @@ FUNCTIONS[np.atleast_3d] = _atleast(3)
 def broadcast_arrays(*xs: Any, subok: bool = False) -> tuple[Tracer, ...]:
     lifted = lift_all(*xs)
     shape = np.broadcast_shapes(*[x.shape for x in lifted])
-    return tuple(x.move(np.broadcast_to(positions(x.shape), shape)) for x in lifted)
+    return tuple(x.move(np.broadcast_to(x.at, shape)) for x in lifted)
 
 
 @function(np.meshgrid)

@@ -5,8 +5,8 @@ elements as flat rows in C order. Operators, NumPy functions and indexing make n
 
 Arrays are mutable and slices are views, so a Tracer is a *cell*: writing gives it another node.
 A view knows its base and the positions of its elements in there; it reads and writes through the
-base. What NumPy copies is copied, what NumPy views is a view: indexing is done by NumPy itself, on
-an array of positions.
+base. Indexing is done by NumPy itself, on the array of positions: where NumPy makes a view of that
+array, the result is a view, where it makes a copy, a copy.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Tracer:
         if base is not None:
             if self._node is None or self._version != base._version:
                 assert self._index is not None
-                self._node = self._g.gather(base.node, self._index)
+                self._node = self._g.gather(base.node, self._index.reshape(-1))
                 self._version = base._version
         elif self._node is None:
             self._node = self._assemble()
@@ -147,8 +147,8 @@ class Tracer:
         """Write to the elements at flat positions ``where`` (None: to all, in order)."""
         root = self
         if self._base is not None:
-            assert self._index is not None
-            root, where = self._base, self._index if where is None else self._index[where]
+            own = self.at.reshape(-1)
+            root, where = self._base, own if where is None else own[where]
         root._version += 1
         if where is None:
             root._node, root._parts, root._where = node, None, None
@@ -164,31 +164,29 @@ class Tracer:
         root._parts.append(node)
         root._node = None
 
-    def view(self, idx: npt.NDArray[Any]) -> Tracer:
-        """A view of the elements at the flat positions ``idx``, in the shape of ``idx``."""
-        if self._base is None and self._lock is not None:  # never written to: a value
-            return Tracer(self._g, self._g.gather(self.node, idx), idx.shape, self.kind, self._lock)
-        out = Tracer(self._g, None, idx.shape, self.kind, self._lock)
-        out._base = self if self._base is None else self._base
-        flat = idx.reshape(-1)
-        out._index = flat if self._index is None else self._index[flat]
-        out._cell = True
+    @property
+    def at(self) -> npt.NDArray[Any]:
+        """Where the elements are: flat positions in the base, which is itself unless a view."""
+        return positions(self.shape) if self._index is None else self._index
+
+    def move(self, at: Any) -> Tracer:
+        """The elements that NumPy has picked from ``self.at``: a view where ``at`` is one."""
+        root = self if self._base is None else self._base
+        if not isinstance(at, np.ndarray):
+            return Tracer(self._g, self._g.gather(root.node, [at]), (), self.kind)
+        if root._lock is not None or not np.may_share_memory(at, self.at):
+            lock = root._lock if np.may_share_memory(at, self.at) else None
+            node = self._g.gather(root.node, at.reshape(-1))
+            return Tracer(self._g, node, at.shape, self.kind, lock)
+        out = Tracer(self._g, None, at.shape, self.kind, self._lock)
+        if at.size > self.size:
+            out._lock = "a broadcast array"
+        out._base, out._index, out._cell = root, at, True
         return out
 
     def pick(self, idx: npt.NDArray[Any]) -> Tracer:
-        """A copy of the elements at the flat positions ``idx``; zero where negative."""
+        """A copy of the elements at ``idx``, flat positions in ``self``; zero where negative."""
         return Tracer(self._g, self._g.gather(self.node, idx), idx.shape, self.kind)
-
-    def move(self, idx: Any) -> Tracer:
-        """A view where NumPy made ``idx`` a view of ``positions(self.shape)``, else a copy."""
-        if isinstance(idx, np.ndarray):
-            if np.may_share_memory(idx, positions(self.shape)):
-                out = self.view(idx)
-                if out._base is not None and not out._lock and size_of(idx.shape) > self.size:
-                    out._lock = "a broadcast array"
-                return out
-            return self.pick(idx)
-        return Tracer(self._g, self._g.gather(self.node, [idx]), (), self.kind)
 
     # ---- array attributes -----------------------------------------------------------------------
 
@@ -206,11 +204,11 @@ class Tracer:
 
     @property
     def T(self) -> Tracer:
-        return self.move(positions(self.shape).T)
+        return self.move(self.at.T)
 
     @property
     def mT(self) -> Tracer:
-        return self.move(np.swapaxes(positions(self.shape), -1, -2))
+        return self.move(self.at.swapaxes(-1, -2))
 
     @property
     def real(self) -> Tracer:
@@ -247,7 +245,7 @@ class Tracer:
             if isinstance(key, Tracer) and key.kind == "i" and key.ndim < 2 and self.shape:
                 return self._look_up(key)
             raise _dynamic_index(key)
-        return self.move(positions(self.shape)[key])
+        return self.move(self.at[key])
 
     def _look_up(self, i: Tracer) -> Tracer:
         """``self[i]`` for integers that each sample has its own of: a product with one-hot rows.
@@ -282,7 +280,7 @@ class Tracer:
             and shape == idx.shape
         ):
             assert x._index is not None
-            own = idx.reshape(-1) if self._index is None else self._index[idx.reshape(-1)]
+            own = idx if self._index is None else self.at.reshape(-1)[idx]
             if np.array_equal(own, x._index):  # `x[1:] += 1` ends by assigning the slice to itself
                 return
         self._write(idx.reshape(-1), x.reshape(shape).broadcast(idx.shape).node)
@@ -304,35 +302,35 @@ class Tracer:
     def reshape(self, *shape: Any, order: str = "C", copy: bool | None = None) -> Tracer:
         if len(shape) == 1 and isinstance(shape[0], tuple | list):
             shape = tuple(shape[0])
-        if order == "C" and self._base is None and -1 not in shape and shape == self.shape:
-            return self.view(positions(self.shape)) if self._lock is None else self
-        return self.move(positions(self.shape).reshape(shape, order=order))  # type: ignore[call-overload]
+        return self.move(self.at.reshape(shape, order=order))  # type: ignore[call-overload]
 
     def ravel(self, order: str = "C") -> Tracer:
-        return self.move(positions(self.shape).ravel(order))  # type: ignore[arg-type]
+        return self.move(self.at.ravel(order))  # type: ignore[arg-type]
 
     def flatten(self, order: str = "C") -> Tracer:
         return self.pick(positions(self.shape).ravel(order))  # type: ignore[arg-type]
 
     def transpose(self, *axes: Any) -> Tracer:
-        return self.move(positions(self.shape).transpose(*axes))
+        return self.move(self.at.transpose(*axes))
 
     def swapaxes(self, a: int, b: int) -> Tracer:
-        return self.move(positions(self.shape).swapaxes(a, b))
+        return self.move(self.at.swapaxes(a, b))
 
     def squeeze(self, axis: Any = None) -> Tracer:
-        return self.move(positions(self.shape).squeeze(axis))
+        return self.move(self.at.squeeze(axis))
 
     def repeat(self, repeats: Any, axis: int | None = None) -> Tracer:
-        return self.move(positions(self.shape).repeat(repeats, axis))
+        return self.move(self.at.repeat(repeats, axis))
 
     def take(self, indices: Any, axis: int | None = None, mode: Any = "raise") -> Tracer:
         if _has_tracer(indices):
             raise _dynamic_index(indices)
-        return self.move(positions(self.shape).take(indices, axis, mode=mode))
+        return self.move(self.at.take(indices, axis, mode=mode))
 
     def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tracer:
-        return self.pick(positions(self.shape).diagonal(offset, axis1, axis2))
+        out = self.move(self.at.diagonal(offset, axis1, axis2))
+        out._lock = out._lock or "a diagonal"  # read-only in NumPy
+        return out
 
     # ---- values ---------------------------------------------------------------------------------
 
@@ -349,6 +347,8 @@ class Tracer:
 
     def astype(self, dtype: npt.DTypeLike, *args: Any, **kwargs: Any) -> Tracer:
         kind = np.dtype(dtype).kind
+        if kind == self.kind and kwargs.get("copy") is False:
+            return self
         if kind == "O":
             return self.copy()
         if kind not in "fiub":
