@@ -90,7 +90,7 @@ class build_ext(cython_build_ext):
             # -g0: Python's own flags may ask for debug symbols, three times the size of the code
             cflags = [*cflags, "-O3", "-g0"]
         if debug:
-            cflags = [*cflags, "-DNC_DEBUG"]
+            cflags = [*cflags, "-DNC_DEBUG", "-UNDEBUG"]
         if sanitize:
             cflags, ldflags = [*cflags, *SANITIZE], [*ldflags, *SANITIZE]
         for extension in self.extensions:
