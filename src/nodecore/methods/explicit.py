@@ -22,61 +22,12 @@ asked for.
 """
 
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 
-import numpy as np
-
-from .tableau import FloatArray, Tableau
-
-_Vector = list[Fraction]
-
+from .exact import nested as nest
+from .exact import numbers, to_float, to_float2
+from .tableau import Tableau
 
 # ---- From data to tableaus -----------------------------------------------------------------------
-
-
-def _numbers(text: str, size: int = 0) -> _Vector:
-    """Exact numbers from "1/2 0.25 1e-3", padded with zeros to `size`."""
-    values = [Fraction(token) for token in text.split()]
-    return values + [Fraction(0)] * (size - len(values))
-
-
-def _float(values: Sequence[Fraction]) -> FloatArray:
-    return np.array([float(v) for v in values])
-
-
-def _float2(rows: Sequence[Sequence[Fraction]]) -> FloatArray:
-    return np.array([[float(v) for v in row] for row in rows])
-
-
-def _nested(b: _Vector, step: int, extra: Sequence[_Vector] = ()) -> list[_Vector]:
-    """Expand Hairer's nested form of a C1 interpolant into powers of theta.
-
-    With x = theta and z = 1 - theta,
-
-        b(x) = x (r_0 + z (r_1 + x (r_2 + z (r_3 + x (r_4 + ...)))))
-        r_0 = b,  r_1 = e_first - b,  r_2 = b - e_step - r_1,  r_3, ... = extra
-
-    (Hairer, Norsett & Wanner I, II.6 and the functions CONTD5, CONTD8). Without `extra` this is
-    the cubic Hermite interpolant.
-    """
-    s = len(b)
-    first = [Fraction(int(i == 0)) for i in range(s)]
-    last = [Fraction(int(i == step)) for i in range(s)]
-    r1 = [f - w for f, w in zip(first, b, strict=True)]
-    r2 = [w - e - r for w, e, r in zip(b, last, r1, strict=True)]
-    levels = [b, r1, r2, *extra]
-    rows = [[Fraction(0)] * len(levels) for _ in range(s)]
-    basis = [Fraction(0), Fraction(1)]  # ascending powers; grows by the factors x, z, x, z, ...
-    for level, weights in enumerate(levels):
-        for row, weight in zip(rows, weights, strict=True):
-            for power, factor in enumerate(basis[1:]):
-                row[power] += weight * factor
-        shifted = [Fraction(0), *basis]
-        if level % 2 == 0:  # times z
-            basis = [p - q for p, q in zip([*basis, Fraction(0)], shifted, strict=True)]
-        else:  # times x
-            basis = shifted
-    return rows
 
 
 def _build(
@@ -103,7 +54,7 @@ def _build(
     `A` holds the rows below the first. With `b` the step stage is appended; without it the
     method has one already: stage `n_step_stages` (default the last), whose row is b. The error is
     given by `b_hat` or by `b_err`. `dense` is the interpolant in powers of theta, one row a stage;
-    else `_nested` makes it, from `nested`.
+    else `exact.nested` makes it, from `nested`.
     """
     rows = ["", *A]
     nodes = c
@@ -111,28 +62,28 @@ def _build(
         rows, nodes = [*rows, b], c + " 1"
     s = len(rows)
     step = (n_step_stages or s) - 1
-    matrix = [_numbers(row, s) for row in rows]
+    matrix = [numbers(row, s) for row in rows]
     weights = matrix[step]
-    error = None if b_err is None else _numbers(b_err, s)
+    error = None if b_err is None else numbers(b_err, s)
     if b_hat is not None:
-        error = [w - v for w, v in zip(weights, _numbers(b_hat, s), strict=True)]
+        error = [w - v for w, v in zip(weights, numbers(b_hat, s), strict=True)]
     if dense is not None:
-        polynomials = [_numbers(row) for row in dense]
+        polynomials = [numbers(row) for row in dense]
     else:
-        polynomials = _nested(weights, step, [_numbers(row, s) for row in nested])
+        polynomials = nest(weights, step, [numbers(row, s) for row in nested])
     return Tableau(
         name=name,
         order=order,
-        c=_float(_numbers(nodes)),
-        A=_float2(matrix),
-        b=_float(weights),
-        P=_float2(polynomials),
+        c=to_float(numbers(nodes)),
+        A=to_float2(matrix),
+        b=to_float(weights),
+        P=to_float2(polynomials),
         dense_order=dense_order,
         citation=citation,
         family="explicit",
         aliases=aliases,
-        b_err=None if error is None else _float(error),
-        b_err2=None if b_err2 is None else _float(_numbers(b_err2, s)),
+        b_err=None if error is None else to_float(error),
+        b_err2=None if b_err2 is None else to_float(numbers(b_err2, s)),
         embedded_order=embedded_order,
         error_order=error_order,
         n_step_stages=step + 1,
