@@ -129,6 +129,9 @@ def vjp(
     """
     order, active = _active(outs, wrt, sink_rate if sinks is not None else -1)
     bar: dict[Node, Node | None] = {}
+    # cotangents of gathers, collected until all users of their source have been seen: one segsum
+    # (or, where rows are used once, a mere placement) instead of a padded vector for each
+    scattered: dict[Node, list[tuple[Node, IndexArray]]] = {}
     for o, ct in zip(outs, cts, strict=True):
         if ct is not None:
             bar[o] = _add(g, bar.get(o), ct)
@@ -150,6 +153,10 @@ def vjp(
         )
 
     for v in reversed(order):
+        if v in scattered:
+            pieces = sorted(scattered.pop(v), key=lambda piece: int(piece[1].max(initial=-1)))
+            rows = g.concat([c for c, _ in pieces])
+            give(v, g.segsum(rows, np.concatenate([idx for _, idx in pieces]), v.n))
         ct = bar.get(v)
         if ct is None or v in leaves or not v.args:
             continue
@@ -170,7 +177,7 @@ def vjp(
                 start += a.n
         elif v.op == "gather":
             if wanted(v.args[0]):
-                give(v.args[0], g.segsum(ct, v.data, v.args[0].n))
+                scattered.setdefault(v.args[0], []).append((_to_rows(g, ct, v.n), v.data))
         elif v.op == "segsum":
             if wanted(v.args[0]):
                 give(v.args[0], g.gather(ct, v.data))

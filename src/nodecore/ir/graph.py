@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import ops
+from .pack import SHORTEST, pack_runs
 
 FloatArray = npt.NDArray[np.float64]
 IndexArray = npt.NDArray[np.int32]
@@ -146,10 +147,11 @@ class Graph:
         if all(a.op == "const" for a in args):
             with np.errstate(all="ignore"):
                 return self.const(ops.OPS[op].numpy(*[a.data for a in args]))
-        if op in _COMMUTATIVE and (
-            args[0].op == "const" or (args[1].op != "const" and args[0].id > args[1].id)
-        ):
-            args = args[::-1]
+        if op in _COMMUTATIVE:
+            # constants stand last; else as written, so that expressions of one form stay alike
+            a, b = args
+            if a.op == "const" or (op, (b.id, a.id), None) in self._table:
+                args = b, a
         simple = self._simplify(op, args, n)
         return self._node(op, tuple(args), n) if simple is None else simple
 
@@ -162,12 +164,18 @@ class Graph:
             if one and b is not None and b.data[0] == 0:
                 return a
             for x, y in (args, args[::-1]):
+                if y.op == "neg":
+                    return self.ew("sub", x, y.args[0])
                 uniform = x.op == "contract" and x.args[1].rate <= PARAMS >= y.rate
                 if uniform and len(x.args) == 2:
                     bias = _bias_of(y, x.attrs)
                     if bias is not None:
                         return self.contract(x.args[0], x.args[1], x.attrs, bias)
         elif op == "sub":
+            if b is not None and b.op == "neg":
+                return self.ew("add", a, b.args[0])
+            if a.op == "const" and a.n == 1 and a.data[0] == 0 and b is not None:
+                return self.ew("neg", b)
             if one and b is not None and b.data[0] == 0:
                 return a
         elif op in ("mul", "div", "zmul"):
@@ -206,15 +214,13 @@ class Graph:
     def gather(self, x: Node, idx: npt.ArrayLike) -> Node:
         """``out[r] = x[idx[r]]``, or 0 where ``idx[r] < 0``."""
         idx = _as_index(idx)
-        if x.op == "gather":
-            inner = x.data
-            idx = _as_index(np.where(idx < 0, -1, inner[idx])) if idx.size else idx
-            return self.gather(x.args[0], idx)
         n = idx.size
-        if n == x.n and (idx == np.arange(n)).all():
-            return x
         if n and int(idx.max()) < 0:
             return self.zeros(n)
+        if x.op == "gather":
+            return self.gather(x.args[0], np.where(idx < 0, -1, x.data[idx]) if n else idx)
+        if n == x.n and (idx == np.arange(n)).all():
+            return x
         if x.op == "const":
             if n == 1 or x.n > 1 or (idx < 0).any():
                 values = np.where(idx < 0, 0.0, x.data[idx])
@@ -255,6 +261,12 @@ class Graph:
         if len(parts) == 2 and parts[0].op == "concat":
             parts = [*parts[0].args, parts[1]]
         parts = self._merge(parts)
+        if len(parts) >= SHORTEST:
+            parts = self._merge(pack_runs(self, parts))
+        return self.place(parts)
+
+    def place(self, parts: Sequence[Node]) -> Node:
+        """``concat`` of parts as they are."""
         if len(parts) == 1:
             return parts[0]
         return self._node("concat", tuple(parts), sum(p.n for p in parts))

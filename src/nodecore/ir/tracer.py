@@ -92,8 +92,7 @@ class Tracer:
         base = self._base
         if base is not None:
             if self._node is None or self._version != base._version:
-                assert self._index is not None
-                self._node = self._g.gather(base.node, self._index.reshape(-1))
+                self._node = base._rows(self.at)
                 self._version = base._version
         elif self._node is None:
             self._node = self._assemble()
@@ -103,6 +102,19 @@ class Tracer:
     def graph(self) -> Graph:
         """The graph that the node belongs to."""
         return self._g
+
+    def _rows(self, at: Any) -> Node:
+        """Some elements; after writes, without assembling the rest if one write has them all."""
+        if self._parts is not None:
+            assert self._where is not None
+            where = self._where[at].reshape(-1)
+            start = 0
+            lo, hi = (int(where.min()), int(where.max())) if where.size else (0, -1)
+            for part in self._parts:
+                if start <= lo and hi < start + part.n:
+                    return self._g.gather(part, where - start)
+                start += part.n
+        return self._g.gather(self.node, at)
 
     def _assemble(self) -> Node:
         """The node after writes to some of the elements: the latest value of each."""
@@ -173,11 +185,10 @@ class Tracer:
         """The elements that NumPy has picked from ``self.at``: a view where ``at`` is one."""
         root = self if self._base is None else self._base
         if not isinstance(at, np.ndarray):
-            return Tracer(self._g, self._g.gather(root.node, [at]), (), self.kind)
+            return Tracer(self._g, root._rows([at]), (), self.kind)
         if root._lock is not None or not np.may_share_memory(at, self.at):
             lock = root._lock if np.may_share_memory(at, self.at) else None
-            node = self._g.gather(root.node, at.reshape(-1))
-            return Tracer(self._g, node, at.shape, self.kind, lock)
+            return Tracer(self._g, root._rows(at), at.shape, self.kind, lock)
         out = Tracer(self._g, None, at.shape, self.kind, self._lock)
         if at.size > self.size:
             out._lock = "a broadcast array"
@@ -240,7 +251,8 @@ class Tracer:
             n = self.shape[0]
             if not -n <= key < n:
                 raise IndexError(f"index {key} is out of bounds for axis 0 with size {n}")
-            return Tracer(self._g, self._g.gather(self.node, [key % n]), (), self.kind)
+            if self._base is None:
+                return Tracer(self._g, self._rows([key % n]), (), self.kind)
         if _has_tracer(key):
             if isinstance(key, Tracer) and key.kind == "i" and key.ndim < 2 and self.shape:
                 return self._look_up(key)
