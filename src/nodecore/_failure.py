@@ -10,6 +10,8 @@ import numpy as np
 from nodecore import tree
 from nodecore.status import PrecisionWarning, SolveError, Status
 
+ADAPTIVE, FIXED_DT = 0, 1  # control[0], see Run
+
 
 def warn_precision(rtol: float, dtype: Any) -> None:
     """rtol is close to the state's rounding."""
@@ -18,7 +20,7 @@ def warn_precision(rtol: float, dtype: Any) -> None:
         f"rtol={rtol:g} is below 10 roundings of {np.dtype(dtype)} ({10 * eps:.1g}): steps are "
         "chosen by rounding errors",
         PrecisionWarning,
-        stacklevel=4,
+        stacklevel=5,  # the caller of solve
     )
 
 
@@ -29,63 +31,184 @@ def failure(sol: Any) -> SolveError:
     b = int(failed[0])
     status = Status(int(run.status[b]))
     t, h = (float(x) for x in run.floats[:, b])
-    more = f" ({failed.size} of {len(run.status)} samples failed)" if failed.size > 1 else ""
-    text = f"sample {b}: {status.describe(t, h)}. {_advice(sol, b, status, t)}{more}"
+    text = f"sample {b}: {status.describe(t, h)}. {_advice(sol, b, status, t, h)}"
+    if failed.size > 1:
+        text += f" ({failed.size} of {len(run.status)} samples failed)"
     if inputs.state.batched:
         text += '. on_failure="mark" keeps the other samples'
     return SolveError(text, sample=b, t=t, status=status, solution=sol)
 
 
-def _advice(sol: Any, b: int, status: Status, t: float) -> str:
+def _advice(sol: Any, b: int, status: Status, t: float, h: float) -> str:
     run, inputs = sol._run, sol._in
     given = inputs.given
-    for i, p in enumerate(given.params):
-        if not np.isfinite(p).all():
-            return (
-                f"The cause: params{tree.paths(given.params_treedef)[i]} is not finite. Look at the "
-                "update that made it so (a smaller learning rate, gradient clipping)"
-            )
-    y0 = given.state.y0[b]
-    if not np.isfinite(y0).all():
-        return f"The cause: y0 is not finite in component {int(np.flatnonzero(~np.isfinite(y0))[0])}"
-    if given.args.flat is not None and not np.isfinite(given.args.flat[b]).all():
-        return "A likely cause: args of this sample are not finite"
+    cause = _bad_input(given, b)
+    if cause:
+        return cause
     times = given.when.of(b)
-    steps = int(run.ints[0, b] + run.ints[1, b])
-    part = abs(t - times[0]) / max(abs(times[-1] - times[0]), 1e-300)
+    rejected = int(run.ints[1, b])
+    steps = int(run.ints[0, b]) + rejected
+    percent = 100 * abs(t - times[0]) / max(abs(times[-1] - times[0]), 1e-300)
+    fixed = inputs.control[0] != ADAPTIVE
     if status is Status.NON_FINITE:
-        if t == times[0] and steps == 0:
+        if t == times[0] and run.ints[0, b] == 0 and (fixed or rejected == 0):
             return (
-                "The cause: the field itself is infinite or NaN at the initial state. Look for a "
-                "division by zero, log or sqrt of a negative number, overflow of exp"
+                "The cause: the field itself is infinite or NaN at the initial state"
+                f"{_where(sol, b)}. Look for a division by zero, log or sqrt of a negative number, "
+                "overflow of exp"
             )
-        if inputs.control[0] != 0:
+        if fixed:
             return (
-                "Likely causes: the step is too large for the method's stability (try a smaller dt, "
-                "more steps, or an adaptive method), or the solution blows up"
+                "Likely causes: the step is too large for the method's stability (try a smaller "
+                f"dt, more steps, or an adaptive method), or the solution blows up{_last(sol, b)}"
             )
         return (
             "Likely causes: the solution blows up in finite time, or leaves the region where the "
-            "field is defined (log, sqrt, division)"
+            f"field is defined (log, sqrt, division){_last(sol, b)}. Bound the field (np.clip, "
+            "np.maximum), solve for the logarithm of what is positive, or end t before"
         )
     if status is Status.STEP_UNDERFLOW:
-        return (
-            "Likely causes: the solution blows up or is discontinuous there (put the time of a jump "
-            "in tstops), the problem is stiff, or rtol and atol are below rounding "
-            f"(rtol={inputs.options.get('rtol')}; try a larger one, or a larger atol for components "
-            "near zero)"
-        )
+        return _underflow(sol, b, t, h)
     if status is Status.MAX_STEPS:
-        rejected = int(run.ints[1, b])
-        why = (
-            "many steps were rejected: the field is rough, or the tolerance too tight"
-            if rejected > steps / 3
-            else "steps are short though few are rejected: the problem is stiff or oscillates fast"
-        )
+        if fixed:
+            return (
+                f"The solve came {percent:.3g} % of the way in {steps} fixed steps"
+                + _steps_needed(inputs, times)
+            )
+        if rejected > steps / 3:
+            why = (
+                "many were rejected: the field is rough or jumps (put the times of jumps in "
+                "tstops), or the tolerance is too tight"
+            )
+        else:
+            why = (
+                "few were rejected, so they are short because the problem is stiff (a rate much "
+                "faster than the solution changes) or oscillates fast"
+            )
         return (
-            f"The solve came {100 * part:.3g} % of the way in {steps} steps; {why}. Raise max_steps "
-            "or loosen rtol"
+            f"The solve came {percent:.3g} % of the way in {steps} steps; {why}. Raise max_steps "
+            "or loosen rtol and atol"
         )
     if status is Status.DEADLINE:
-        return f"The solve came {100 * part:.3g} % of the way. Raise deadline or loosen rtol"
+        return (
+            f"The solve came {percent:.3g} % of the way in {steps} steps. Raise deadline, or "
+            "loosen rtol and atol"
+        )
     return ""
+
+
+def _bad_input(given: Any, b: int) -> str:
+    """What is not finite among the numbers that the sample was given, or ""."""
+    for i, p in enumerate(given.params):
+        if not np.isfinite(p).all():
+            return (
+                f"The cause: params{tree.paths(given.params_treedef)[i]} is not finite. Look at "
+                "the update that made it so (a smaller learning rate, gradient clipping)"
+            )
+    y0 = given.state.y0[b]
+    if not np.isfinite(y0).all():
+        k = int(np.flatnonzero(~np.isfinite(y0))[0])
+        return f"The cause: y0{component(given.state, k)} is {y0[k]}"
+    for i, leaf in enumerate(given.args.leaves):
+        if not np.isfinite(leaf[b] if given.state.batched else leaf).all():
+            path = tree.paths(given.args.treedef)[i]
+            return f"A likely cause: args{path} of this sample is not finite"
+    return ""
+
+
+def component(state: Any, k: int) -> str:
+    """Row k of a state as it is written behind ``y``: "[2]", "['a'][0, 1]"."""
+    for path, shape in zip(tree.paths(state.treedef), state.shapes, strict=True):
+        size = int(np.prod(shape))
+        if k < size:
+            index = ", ".join(str(int(i)) for i in np.unravel_index(k, shape))
+            return f"{path}[{index}]" if shape else path
+        k -= size
+    raise IndexError(k)
+
+
+def _state(sol: Any, b: int) -> Any:
+    """The last state that the sample had, or None."""
+    run = sol._run
+    place = np.flatnonzero(run.failed == b)
+    return run.last[int(place[0])].astype(np.float64) if place.size else None
+
+
+def _slope(sol: Any, b: int, t: float, y: Any) -> Any:
+    """The field there, by the function itself; None where it cannot be called on arrays."""
+    given = sol._in.given
+    args: list[Any] = [np.float64(t), given.state.split(y)]
+    if given.params_treedef is not None or given.args.treedef is not None:
+        args.append(None)
+        if given.params_treedef is not None:
+            args[2] = tree.unflatten(given.params_treedef, given.params)
+    if given.args.treedef is not None:
+        leaves = [a[b] if given.state.batched else a for a in given.args.leaves]
+        args.append(tree.unflatten(given.args.treedef, leaves))
+    try:
+        with np.errstate(all="ignore"):
+            result = sol._in.fun(*args)
+        leaves = [result] if given.state.treedef == tree.LEAF else tree.flatten(result)[0]
+        f = np.concatenate([np.asarray(x, np.float64).reshape(-1) for x in leaves])
+        return f if f.shape == y.shape else None
+    except Exception:  # whatever it is: the solve's own message is the one to show
+        return None
+
+
+def _where(sol: Any, b: int) -> str:
+    """Which component of the initial derivative is not finite."""
+    given = sol._in.given
+    f = _slope(sol, b, float(given.when.of(b)[0]), given.state.y0[b].astype(np.float64))
+    if f is None or np.isfinite(f).all():
+        return ""
+    k = int(np.flatnonzero(~np.isfinite(f))[0])
+    return f" (the derivative of y{component(given.state, k)} is {f[k]})"
+
+
+def _last(sol: Any, b: int) -> str:
+    """The component that has grown most, in words."""
+    y = _state(sol, b)
+    if y is None or not np.isfinite(y).all():
+        return ""
+    k = int(np.argmax(np.abs(y)))
+    return f"; the last state had y{component(sol._in.given.state, k)} = {y[k]:.3g}"
+
+
+def _underflow(sol: Any, b: int, t: float, h: float) -> str:
+    inputs = sol._in
+    state, times = inputs.given.state, inputs.given.when.of(b)
+    rtol = inputs.options.get("rtol", 1.0)
+    eps = float(np.finfo(state.y0.dtype).eps)
+    if 10 * np.spacing(abs(t)) > 1e-6 * abs(times[-1] - times[0]):
+        return (
+            f"The cause: t is so large that its rounding ({np.spacing(abs(t)):.2g}) is no longer "
+            f"small beside the interval ({abs(times[-1] - times[0]):.2g}): measure time from a "
+            "nearer origin"
+        )
+    if rtol < 100 * eps:
+        return (
+            f"The likely cause: rtol={rtol:g} is near the rounding of {state.y0.dtype}, so that no "
+            "step is good enough: loosen rtol"
+            + (", or pass y0 as float64" if state.y0.dtype == np.float32 else "")
+        )
+    y = _state(sol, b)
+    f = _slope(sol, b, t, y) if y is not None else None
+    if y is not None and f is not None and np.isfinite(f).all():
+        k = int(np.argmax(np.abs(y)))
+        if abs(f[k] * h) > 1e-3 * abs(y[k]):  # it still changes by much in so short a step
+            return (
+                f"The likely cause: the solution blows up in finite time; y{component(state, k)} "
+                f"has grown to {y[k]:.3g}. Check signs and units, bound the growth, or end t before"
+            )
+    return (
+        "Likely causes: the field is discontinuous or infinite there (put the time of a jump in "
+        "tstops, or smooth it), or a component passes zero with too small an atol (give atol its "
+        "scale, per component)" + _last(sol, b)
+    )
+
+
+def _steps_needed(inputs: Any, times: Any) -> str:
+    mode, n_sub, size = inputs.control[0], inputs.control[1], inputs.control[5]
+    span = abs(times[-1] - times[0])
+    count = int(np.ceil(span / size)) if mode == FIXED_DT else n_sub * (len(times) - 1)
+    return f" of about {count}. Raise max_steps, or make longer steps"

@@ -74,11 +74,13 @@ def state(y0: Any, batch: bool | None) -> State:
             odd = many.index(not batched)
             raise InputError(
                 f"{path(0)} has {arrays[0].ndim} dimensions and {path(odd)} has "
-                f"{arrays[odd].ndim}: it is unclear whether there is a batch. Pass batch=True (axis "
-                "0 of every leaf is the batch) or batch=False (one sample)"
+                f"{arrays[odd].ndim}: it is unclear whether there is a batch. Pass batch=True "
+                "(axis 0 of every leaf is the batch) or batch=False (one sample)"
             )
-    else:
+    elif isinstance(batch, bool | np.bool_):
         batched = bool(batch)
+    else:
+        raise InputError(f"batch must be True, False or None, not {batch!r}")
     B = 1
     if batched:
         for i, a in enumerate(arrays):
@@ -215,7 +217,7 @@ def _times_array(t: Any, name: str) -> Array:
             raise ValueError(f"dtype {a.dtype}")
     except ValueError as error:
         raise InputError(f"{name} must be an array of real numbers: {error}") from None
-    return np.ascontiguousarray(a, np.float64)
+    return np.asarray(a, np.float64, order="C")
 
 
 def _check_times(t: Array, sample: int | None) -> None:
@@ -250,13 +252,18 @@ def stops(tstops: Any, when: Times, B: int) -> tuple[Array | None, Array | None]
     if isinstance(tstops, list | tuple) and any(np.ndim(x) > 0 for x in tstops):
         if len(tstops) != B:
             raise InputError(f"tstops has {len(tstops)} arrays, but the batch has {B} samples")
-        each = [_times_array(x, f"tstops[{b}]").reshape(-1) for b, x in enumerate(tstops)]
+        each = [_times_array(x, f"tstops[{b}]") for b, x in enumerate(tstops)]
     else:
-        each = [_times_array(tstops, "tstops").reshape(-1)] * B
+        each = [_times_array(tstops, "tstops")] * B
     out = []
     for b, row in enumerate(each):
+        if row.ndim != 1:
+            raise InputError(
+                f"tstops has shape {row.shape}: it must be True, False, times (K,) or a list of "
+                "arrays, one a sample"
+            )
         if not np.isfinite(row).all():
-            raise InputError("tstops must be finite")
+            raise InputError(f"tstops must be finite, not {row[~np.isfinite(row)][0]}")
         t = when.of(b)
         lo, hi = min(t[0], t[-1]), max(t[0], t[-1])
         inside = np.unique(row[(row > lo) & (row < hi)])
@@ -270,25 +277,30 @@ def tolerance(atol: Any, like: State) -> Array:
     """atol as one number a state component, in the state's dtype."""
     D = like.y0.shape[1]
     leaves, treedef = tree.flatten(atol)
-    if len(leaves) == 1 and np.ndim(leaves[0]) == 0:
-        out = np.full(D, float(_leaf_array(leaves[0], "atol")))
-    elif treedef == like.treedef and len(leaves) == len(like.shapes):
+    paths = tree.paths(treedef)
+    arrays = [_leaf_array(leaf, f"atol{path}") for leaf, path in zip(leaves, paths, strict=True)]
+    if treedef == tree.LEAF and arrays[0].ndim == 0:
+        out = np.full(D, float(arrays[0]))
+    elif treedef == like.treedef:
         parts = []
-        for leaf, shape in zip(leaves, like.shapes, strict=True):
+        for i, (a, shape) in enumerate(zip(arrays, like.shapes, strict=True)):
             try:
-                parts.append(np.broadcast_to(_leaf_array(leaf, "atol"), shape).reshape(-1))
+                parts.append(np.broadcast_to(a, shape).reshape(-1))
             except ValueError:
                 raise InputError(
-                    f"atol of shape {np.shape(leaf)} does not fit a state of shape {shape}: pass "
-                    "one number, or one a state component"
+                    f"atol{paths[i]} of shape {a.shape} does not fit a state of "
+                    f"shape {shape}: pass one number, or one a state component (without the batch)"
                 ) from None
-        out = np.concatenate(parts)
-    elif treedef == tree.LEAF and np.size(leaves[0]) == D:
-        out = np.asarray(leaves[0], float).reshape(-1)
+        out = np.concatenate(parts).astype(np.float64)
+    elif treedef == tree.LEAF and arrays[0].size == D:
+        out = arrays[0].astype(np.float64).reshape(-1)
     else:
-        raise InputError(f"atol does not fit the state of {D} components")
+        raise InputError(
+            f"atol does not fit the state of {D} components: pass one number, or a tree like y0 "
+            "with one number a component"
+        )
     if not (np.isfinite(out).all() and (out >= 0).all()):
-        raise InputError("atol must be finite and not negative")
+        raise InputError(f"atol must be finite and not negative, not {atol!r}")
     return np.ascontiguousarray(out, like.y0.dtype)
 
 
@@ -299,6 +311,19 @@ def number(name: str, value: Any, *, positive: bool = True, infinite: bool = Fal
         if (x > 0 or not positive) and (np.isfinite(x) or (infinite and x == np.inf)):
             return x
     raise InputError(f"{name} must be a {'positive ' if positive else ''}number, not {value!r}")
+
+
+def returned(result: Any, shape: tuple[int, ...], who: str, like: str) -> Array:
+    """What a callback returned, as an array of reals of a given shape."""
+    try:
+        a = np.asarray(result)
+    except ValueError as error:
+        raise InputError(f"{who} returned what is not an array: {error}") from None
+    if a.dtype.kind not in "fiub":
+        raise InputError(f"{who} returned dtype {a.dtype}, not an array of real numbers")
+    if a.shape != shape:
+        raise InputError(f"{who} returned shape {a.shape} for {like} of shape {shape}")
+    return a
 
 
 def params_leaves(params: Any) -> tuple[list[Array], Any]:

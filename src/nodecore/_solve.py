@@ -324,7 +324,7 @@ def _control(
                 f"rtol={rtol:g} is below the rounding of {state.y0.dtype} ({eps / 2:.1g})"
                 + (": pass y0 as float64" if state.y0.dtype == np.float32 else "")
             )
-        if rtol < 10 * eps:
+        if rtol < min(10 * eps, 1e-6):  # the default is nobody's wish
             warn_precision(rtol, state.y0.dtype)
         order = tableau.error_order
         assert order is not None
@@ -387,6 +387,11 @@ def _run(
         opaque, pull = _opaque(inputs)
         uniform = None
     else:
+        if not callable(inputs.fun):
+            raise InputError(
+                f"a field is a function f(t, y, params, args), not {inputs.fun!r}: the arguments of "
+                "solve are (field, y0, t, params, args)"
+            )
         kinds = ("f",) * len(state.shapes)
         y_spec = Spec(state.treedef, state.shapes, kinds)
         p_spec = Spec(
@@ -433,6 +438,8 @@ class _bar:
     """A tqdm bar, or the user's own callback."""
 
     def __init__(self, progress: Any) -> None:
+        if progress is not True and not callable(progress):
+            raise InputError(f"progress must be True, False or a function, not {progress!r}")
         self.progress = progress
         self.bar: Any = None
 
@@ -470,13 +477,8 @@ def _opaque(inputs: Inputs) -> tuple[tuple[Any, Any], OpaquePull | None]:
     params = inputs.params
 
     def call(t: Array, y: Array, samples: Array) -> Array:
-        out = np.asarray(fun.fun(t, y, params, args_for(samples)))
-        if out.shape != y.shape:
-            raise InputError(
-                f"the opaque field {fun.__name__} returned shape {out.shape} for y of shape "
-                f"{y.shape}"
-            )
-        return out
+        result = fun.fun(t, y, params, args_for(samples))
+        return _inputs.returned(result, y.shape, f"the opaque field {fun.__name__}", "y")
 
     if fun.vjp is None:
         if inputs.adjoint is not None:

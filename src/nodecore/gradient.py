@@ -5,6 +5,7 @@ Works on runs and plans; knows neither solutions nor the front door.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from nodecore import plan, tree
-from nodecore._inputs import Args, Array, State, Times
-from nodecore.status import GradientError
+from nodecore._inputs import Args, Array, State, Times, returned
+from nodecore.status import GradientError, InputError
 
 
 class GridRule(IntEnum):
@@ -67,12 +68,13 @@ class Given:
 
 
 class OpaquePull:
-    """Adds up the cotangents that an opaque field's vjp returns."""
+    """Adds up the cotangents that an opaque field's vjp returns; one thread at a time."""
 
     def __init__(
         self, vjp: Callable[..., Any], params: Any, given: Given, args_for: Callable[[Array], Any]
     ) -> None:
         self.vjp, self.params, self.given, self.args_for = vjp, params, given, args_for
+        self.lock = threading.Lock()
         self.start()
 
     def start(self) -> None:
@@ -85,54 +87,63 @@ class OpaquePull:
     def __call__(self, t: Array, y: Array, samples: Array, ct: Array) -> Array:
         result = self.vjp(t, y, self.params, self.args_for(samples), ct)
         if not isinstance(result, tuple) or len(result) != 3:
-            raise GradientError(
+            raise InputError(
                 "the opaque field's vjp must return (y_bar, params_bar, args_bar); None stands for "
                 "zeros"
             )
         y_bar, params_bar, args_bar = result
-        y_bar = np.zeros_like(ct) if y_bar is None else np.asarray(y_bar)
-        if y_bar.shape != ct.shape:
-            raise GradientError(
-                f"the opaque field's vjp returned y_bar of shape {y_bar.shape}, not {ct.shape}"
-            )
-        for name, total, part, index in (
-            ("params", self.params_bar, params_bar, None),
-            ("args", self.args_bar, args_bar, samples),
+        given = self.given
+        for name, treedef, total, part, index in (
+            ("params", given.params_treedef, self.params_bar, params_bar, None),
+            ("args", given.args.treedef, self.args_bar, args_bar, samples),
         ):
             if part is None:
                 continue
-            leaves = tree.flatten(part)[0]
-            if len(leaves) != len(total):
-                raise GradientError(f"the opaque field's vjp returned a {name}_bar unlike {name}")
-            for sum_, leaf in zip(total, leaves, strict=True):
-                here = sum_.shape if index is None else (len(index),) + sum_.shape[1:]
-                if np.shape(leaf) != here:
-                    raise GradientError(
-                        f"the opaque field's vjp returned a {name}_bar of shape {np.shape(leaf)}, "
-                        f"not {here}"
-                    )
+            leaves, part_treedef = tree.flatten(part)
+            if part_treedef != treedef and len(leaves) != len(total):
+                raise InputError(
+                    f"the opaque field's vjp returned a {name}_bar that is not a tree like {name}"
+                )
+            paths = tree.paths(treedef)
+            for sum_, leaf, path in zip(total, leaves, paths, strict=True):
+                shape = sum_.shape if index is None else (len(index),) + sum_.shape[1:]
+                bar = returned(leaf, shape, f"the opaque field's vjp, for {name}_bar{path},", name)
                 if index is None:
-                    sum_ += leaf
+                    sum_ += bar
                 else:
-                    sum_[index] += leaf
-        return y_bar
+                    sum_[index] += bar
+        if y_bar is None:
+            return np.zeros_like(ct)
+        return returned(y_bar, ct.shape, "the opaque field's vjp, for y_bar,", "y")
 
 
-def discrete(
-    run: Any, given: Given, dy: Array, threads: int, pull: OpaquePull | None
-) -> Gradient:
+def discrete(run: Any, given: Given, dy: Array, threads: int, pull: OpaquePull | None) -> Gradient:
     """The exact gradient of <dy, y> with respect to y0, params, args and t."""
+    if pull is None:
+        return _discrete(run, given, dy, threads, None)
+    with pull.lock:
+        return _discrete(run, given, dy, threads, pull)
+
+
+def _discrete(run: Any, given: Given, dy: Array, threads: int, pull: OpaquePull | None) -> Gradient:
     if pull is not None:
         pull.start()
     y0_bar, args_bar, t_bar, acc, bad = run.backward(dy, threads, int(given.grid_rule))
     if bad is not None:
         sample, t = bad
+        rows = slice(*given.when.out_off[sample : sample + 2])
+        wrong = np.flatnonzero(~np.isfinite(dy[rows]).all(axis=1))
+        if wrong.size:
+            t = float(given.when.of(sample)[wrong[-1]])
+            why = f"is not finite at t = {t:.6g}, because dy is not: look at the loss"
+        else:
+            why = (
+                f"became non-finite at t = {t:.6g} in the backward pass: the field's derivative is "
+                "infinite or NaN there. Look for sqrt, log, division or a power at zero; np.where "
+                "guards protect gradients"
+            )
         raise GradientError(
-            f"sample {sample}: the cotangent of the state became non-finite at t = {t:.6g} in the "
-            "backward pass: the field's derivative is infinite or NaN there (or dy is). Look for "
-            "sqrt, log, division or a power at zero; np.where guards protect gradients",
-            sample=sample,
-            t=t,
+            f"sample {sample}: the cotangent of the state {why}", sample=sample, t=t
         )
     state = given.state
     if state.treedef == tree.LEAF and state.dtypes[0] == y0_bar.dtype:
@@ -145,15 +156,18 @@ def discrete(
     params = None
     if pull is not None:
         params_bar = pull.params_bar
-        _name_bad_block(params_bar, given)
+        for i, bar in enumerate(params_bar):
+            if not np.isfinite(bar).all():
+                raise _bad_block(i, run, given, dy, threads, pull)
     elif given.params:
         flat, finite = plan.params_bar(run.fields, run.uniform, acc)
         params_bar, start = [], 0
         for p in given.params:
             params_bar.append(flat[start : start + p.size].reshape(p.shape))
             start += p.size
-        if not finite:
-            _name_bad_block(params_bar, given)
+        for i, bar in enumerate(params_bar if not finite else []):
+            if not np.isfinite(bar).all():
+                raise _bad_block(i, run, given, dy, threads, None)
     if given.params_treedef is not None:
         leaves = [
             x if p.dtype == x.dtype else np.asarray(x, p.dtype if p.dtype.kind == "f" else x.dtype)
@@ -170,21 +184,53 @@ def discrete(
     return Gradient(y0, params, args, _t_bar(given, t_bar), no_time)
 
 
-def _name_bad_block(params_bar: list[Array], given: Given) -> None:
-    for i, bar in enumerate(params_bar):
-        if not np.isfinite(bar).all():
-            raise GradientError(
-                f"the cotangent of params{tree.paths(given.params_treedef)[i]} is not finite, though "
-                "those of the states are: the field's derivative in it is infinite or NaN"
-            )
+def _bad_block(
+    i: int, run: Any, given: Given, dy: Array, threads: int, pull: OpaquePull | None
+) -> GradientError:
+    """Params leaf i has a cotangent that is not finite, though the states' are: whose fault is it?
+
+    The sample is found by halving the batch whose cotangents are kept, the time by halving the
+    outputs: those before the fault do not see it.
+    """
+
+    def bad(begin: int, end: int) -> bool:
+        part = np.zeros_like(dy)
+        part[begin:end] = dy[begin:end]
+        if pull is not None:
+            pull.start()
+        acc = run.backward(part, threads, int(given.grid_rule))[3]
+        if pull is not None:
+            return not np.isfinite(pull.params_bar[i]).all()
+        start = sum(p.size for p in given.params[:i])
+        flat = plan.params_bar(run.fields, run.uniform, acc)[0]
+        return not np.isfinite(flat[start : start + given.params[i].size]).all()
+
+    rows = [int(r) for r in given.when.out_off]
+    sample, end = 0, len(rows) - 1
+    while end - sample > 1:
+        half = (sample + end) // 2
+        sample, end = (sample, half) if bad(rows[sample], rows[half]) else (half, end)
+    first = rows[sample]
+    before, out = 0, rows[sample + 1] - first  # outputs [0, before) are innocent, [0, out) are not
+    while out - before > 1:
+        half = (before + out) // 2
+        before, out = (before, half) if bad(first, first + half) else (half, out)
+    times = given.when.of(sample)
+    t = float(times[out - 1])
+    return GradientError(
+        f"sample {sample}: the cotangent of params{tree.paths(given.params_treedef)[i]} became "
+        f"non-finite on the way to the output at t = {t:.6g}, though those of the states are "
+        "finite: the field's derivative in this parameter is infinite or NaN. Look for sqrt, log, "
+        "division or a power at zero; np.where guards protect gradients",
+        sample=sample,
+        t=t,
+    )
 
 
 def _as_given(value: Any, treedef: Any, dtypes: Any) -> Any:
     leaves = tree.flatten(value)[0]
     kinds = [d if d.kind == "f" else np.dtype(np.float64) for d in dtypes]
-    return tree.unflatten(
-        treedef, [np.asarray(x, d) for x, d in zip(leaves, kinds, strict=True)]
-    )
+    return tree.unflatten(treedef, [np.asarray(x, d) for x, d in zip(leaves, kinds, strict=True)])
 
 
 def _args_bar(given: Given, flat: Array, pull: OpaquePull | None) -> Any:

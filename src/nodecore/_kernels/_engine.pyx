@@ -9,11 +9,12 @@ Everything numerical happens in the templates of this folder, in the variant tha
 """
 
 from cpython.buffer cimport (
-    PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer,
+    PyBUF_SIMPLE, PyBUF_WRITE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cython.parallel cimport parallel, threadid
+from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -179,6 +180,7 @@ cdef extern from "backend.h":
     int nc_isa_available(const char *name) nogil
     void nc_wait(nc_problem *p, int others) nogil
     double nc_now() nogil
+    int nc_forked() nogil
 
 
 cdef extern from *:
@@ -333,7 +335,7 @@ cdef class _Opaque:
         self.error = None
 
     cdef object lanes(self, const void *p, int64_t rows, int64_t L):
-        view = PyMemoryView_FromMemory(<char *> p, rows * L * self.itemsize, PyBUF_WRITABLE)
+        view = PyMemoryView_FromMemory(<char *> p, rows * L * self.itemsize, PyBUF_WRITE)
         return np.frombuffer(view, self.dtype).reshape(rows, L)
 
 
@@ -555,6 +557,7 @@ cdef class Run:
     cdef const nc_backend *be
     cdef readonly Fields fields
     cdef readonly object inputs, y, ints, floats, status, sample_values, uniform
+    cdef readonly object failed, last
     cdef _Opaque opaque
     cdef object atol
 
@@ -651,8 +654,7 @@ cdef class Run:
         cdef nc_problem *p = &self.p
         cdef const nc_backend *be = self.be
         cdef void *state = NULL
-        cdef void *mine
-        cdef int n = n_threads if p.opaque_field == NULL else 1
+        cdef int n = n_threads if p.opaque_field == NULL and not nc_forked() else 1
         cdef _Watch watch = _Watch(progress)
         p.deadline = nc_now() + deadline
         p.poll, p.poll_ctx = _poll, <void *> watch
@@ -664,26 +666,39 @@ cdef class Run:
                         nc_wait(p, _team() - 1)
                     else:
                         _follow(be, p)
-        self._raise(watch)
+        p.poll, p.poll_ctx = NULL, NULL
+        self._raise(p.stop, watch)
+        if not self.all_ok():
+            self._take_failed()
 
-    cdef int _raise(self, _Watch watch) except -1:
-        cdef int stop = self.p.stop
-        self.p.poll, self.p.poll_ctx = NULL, NULL
+    cdef int _take_failed(self) except -1:
+        """The kernels leave a failed sample's last state in its first output that was not reached."""
+        failed = np.flatnonzero((self.status != 0) & (self.status != NC_EVENT))
+        first = np.asarray(self.inputs[4])[failed] + self.ints[3, failed]
+        short = first < np.asarray(self.inputs[4])[failed + 1]
+        self.failed, rows = failed[short], first[short]
+        self.last = self.y[rows]
+        self.y[rows] = np.nan
+        return 0
+
+    cdef int _raise(self, int stop, _Watch watch) except -1:
+        cdef object error = watch.error
         if self.opaque is not None and self.opaque.error is not None:
-            raise self.opaque.error
-        if watch.error is not None:
-            raise watch.error
+            error, self.opaque.error = self.opaque.error, None
+        if error is not None:
+            raise error
         if stop == NC_STOP_MEMORY:
             raise MemoryError("nodecore: out of memory")
         return 0
 
     def backward(self, dy, int n_threads, int grid_rule, progress=None):
         """(y0_bar, args_bar, t_bar, acc, bad): bad is None, or (sample, t) of the first cotangent
-        that is not finite."""
-        cdef nc_problem *p = &self.p
+        that is not finite. May run in several threads at once."""
+        cdef nc_problem own = self.p
+        cdef nc_problem *p = &own
         cdef const nc_backend *be = self.be
         cdef nc_backward g
-        cdef int n = n_threads if p.opaque_field == NULL and p.n_chunks > 1 else 1
+        cdef int n = n_threads if p.opaque_field == NULL and p.n_chunks > 1 and not nc_forked() else 1
         cdef int64_t B = p.batch, chunks = p.n_chunks
         cdef _Watch watch = _Watch(progress)
         memset(&g, 0, sizeof(g))
@@ -701,14 +716,19 @@ cdef class Run:
         g.bad_sample, g.bad_t = bad, bad_t
         g.grid_rule = grid_rule
         p.stop = p.n_done = 0
+        p.deadline = INFINITY
         p.poll, p.poll_ctx = _poll, <void *> watch
         with nogil:
             if n > 1:
                 with parallel(num_threads=n):
-                    be.backward(p, &g, threadid() == 0)
+                    if threadid() == 0:
+                        be.backward(p, &g, 1)
+                        nc_wait(p, _team() - 1)
+                    else:
+                        _follow_back(be, p, &g)
             else:
                 be.backward(p, &g, 1)
-        self._raise(watch)
+        self._raise(p.stop, watch)
         for i in range(chunks):
             if bad[i] >= 0:
                 return y0_bar, args_bar, t_bar, acc, (bad[i], bad_t[i])
@@ -770,7 +790,7 @@ cdef class Run:
 cdef object _entry(char *e, nc_record *r, int64_t L, dtype):
     def view(off, kind, rows):
         size = rows * L * np.dtype(kind).itemsize
-        return np.frombuffer(PyMemoryView_FromMemory(e + <int64_t> off, size, PyBUF_WRITABLE), kind)
+        return np.frombuffer(PyMemoryView_FromMemory(e + <int64_t> off, size, PyBUF_WRITE), kind)
     flags = view(r.off_flags, np.uint8, 1)
     on = np.flatnonzero(flags & 1)
     y = view(r.off_y, dtype, r.dim).reshape(r.dim, L)
@@ -797,4 +817,9 @@ cdef inline int _team() noexcept nogil:
 cdef void _follow(const nc_backend *be, nc_problem *p) noexcept nogil:
     cdef void *state = NULL
     be.forward(p, 0, 0, &state)
+    nc_thread_done(&p.n_done)
+
+
+cdef void _follow_back(const nc_backend *be, nc_problem *p, nc_backward *g) noexcept nogil:
+    be.backward(p, g, 0)
     nc_thread_done(&p.n_done)

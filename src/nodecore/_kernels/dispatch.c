@@ -89,12 +89,25 @@ static size_t kept_bytes;
 static pthread_mutex_t arena_lock = PTHREAD_MUTEX_INITIALIZER;
 enum { ARENA_KEEP = 64 << 20 };
 
+/* A child of fork has none of its parent's threads, though OpenMP believes that it has. */
+static int forked;
+
 static void lock_before_fork(void) { pthread_mutex_lock(&arena_lock); }
 static void unlock_after_fork(void) { pthread_mutex_unlock(&arena_lock); }
+static void unlock_in_child(void)
+{
+    forked = 1;
+    pthread_mutex_unlock(&arena_lock);
+}
 
 __attribute__((constructor)) static void survive_fork(void)
 {
-    pthread_atfork(lock_before_fork, unlock_after_fork, unlock_after_fork);
+    pthread_atfork(lock_before_fork, unlock_after_fork, unlock_in_child);
+}
+
+int nc_forked(void)
+{
+    return forked;
 }
 
 void *nc_arena_get(size_t bytes)

@@ -126,6 +126,7 @@ typedef struct {
 /* For the leader, when it is out of work: polls until `others` threads have set p->n_done. */
 void nc_wait(nc_problem *p, int others);
 double nc_now(void);
+int nc_forked(void); /* whether this process is a child, where one thread must do */
 void *nc_arena_get(size_t bytes);
 void nc_arena_put(void *p);
 

@@ -35,7 +35,8 @@ typedef struct {
     REAL *queue_y, *queue_k, *queue_f1, *queue_args, *queue_s;
     double *queue_h;
     uint8_t *queue_bad;
-    double wall_poll;
+    double next_poll, last_look;
+    int countdown;
 } FN(lanes);
 
 static size_t FN(lanes_memory)(FN(lanes) *s, char *base)
@@ -221,6 +222,8 @@ static void FN(finish_sample)(FN(lanes) *s, int64_t l, int status)
     REAL *y = (REAL *)p->y_out;
     for (int64_t i = (s->out0[l] + s->q[l]) * D; i < (s->out0[l] + s->n_out[l]) * D; i++)
         y[i] = R_NAN;
+    if (status != NC_OK && status != NC_EVENT && s->q[l] < s->n_out[l]) /* Run takes it from there */
+        FN(lane_out)(y + (s->out0[l] + s->q[l]) * D, T->y, D, s->L, l);
     T->active[l] = 0;
     T->h[l] = 0;
     s->n_live--;
@@ -597,16 +600,19 @@ static int FN(tile_step)(FN(lanes) *s)
 
 /* ---- A chunk, and all of them --------------------------------------------------------------- */
 
-/* Ctrl-C, deadline, progress: looked at every 20 ms by the leader, the flag by everyone. */
+/* Ctrl-C, deadline, progress: looked at every 20 ms by the leader, the flag by everyone. The clock is
+ * read every few steps, or at each if steps are slow. */
 static int FN(look_up)(FN(lanes) *s, int leader)
 {
     nc_problem *p = (nc_problem *)s->tile.p;
-    if (leader) {
+    if (leader && --s->countdown < 0) {
         double now = nc_now();
+        s->countdown = now - s->last_look < 1e-3 ? 8 : 0;
+        s->last_look = now;
         if (now >= p->deadline && !p->stop)
             __atomic_store_n(&p->stop, NC_STOP_DEADLINE, __ATOMIC_RELAXED);
-        if (p->poll && now >= s->wall_poll) {
-            s->wall_poll = now + 0.02;
+        if (p->poll && now >= s->next_poll) {
+            s->next_poll = now + 0.02;
             if (p->poll(p->poll_ctx, (double)p->retired / (double)p->batch))
                 __atomic_store_n(&p->stop, NC_STOP_INTERRUPT, __ATOMIC_RELAXED);
         }
@@ -618,28 +624,24 @@ static int FN(look_up)(FN(lanes) *s, int leader)
 static int FN(run_lanes)(FN(lanes) *s, int leader, double pause_at)
 {
     nc_problem *p = (nc_problem *)s->tile.p;
-    int countdown = 0;
     for (;;) {
         if (s->n_live < s->L)
             FN(refill)(s);
         if (s->n_live == 0)
             return 0;
-        if (--countdown < 0) {
-            countdown = s->L * p->dim > 4096 ? 0 : 8;
-            int stop = FN(look_up)(s, leader);
-            if (stop == NC_STOP_DEADLINE) {
-                for (int64_t l = 0; l < s->L; l++)
-                    if (s->tile.active[l])
-                        FN(finish_sample)(s, l, NC_DEADLINE);
-                continue; /* refill marks those that wait */
-            }
-            if (stop)
-                return 0;
-            if (pause_at < HUGE_VAL && nc_now() > pause_at &&
-                p->next < (s->shared ? p->batch : p->n_chunks))
-                return 1;
+        int stop = FN(look_up)(s, leader);
+        if (stop == NC_STOP_DEADLINE) {
+            for (int64_t l = 0; l < s->L; l++)
+                if (s->tile.active[l])
+                    FN(finish_sample)(s, l, NC_DEADLINE);
+            continue; /* refill marks those that wait */
         }
-        int stop = FN(tile_step)(s);
+        if (stop)
+            return 0;
+        if (pause_at < HUGE_VAL && s->last_look > pause_at &&
+            p->next < (s->shared ? p->batch : p->n_chunks))
+            return 1;
+        stop = FN(tile_step)(s);
         if (stop) {
             __atomic_store_n(&p->stop, stop, __ATOMIC_RELAXED);
             return 0;
@@ -688,7 +690,8 @@ static int FN(forward)(nc_problem *p, int leader, double pause_after, void **sta
         s = (FN(lanes) *)arena;
         *s = probe;
         FN(lanes_memory)(s, arena + head);
-        s->wall_poll = nc_now() + 0.02;
+        s->last_look = nc_now();
+        s->next_poll = s->last_look + 0.02;
         s->chunk = -1;
     }
     double pause_at = leader && pause_after > 0 ? nc_now() + pause_after : HUGE_VAL;

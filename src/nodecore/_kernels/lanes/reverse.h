@@ -5,8 +5,8 @@
 typedef struct {
     FN(tile) tile;
     int64_t L, pad;
-    int leader;
-    double next_poll;
+    int leader, countdown;
+    double next_poll, last_look;
     int64_t *cur, *q; /* the lane's sample (-1: none), outputs not yet given back */
     int64_t *donor;   /* whose values of S a lane without a sample holds */
     double *time_sum, *size_sum, *part, *dot, *theta, *weights, *dweights;
@@ -322,14 +322,19 @@ static void FN(back_samples)(FN(back) *s, const nc_backward *g, int64_t begin, i
     }
 }
 
-/* Ctrl-C and progress, looked at by the leader; the flag by everyone. */
+/* As look_up of the forward pass. */
 static int FN(back_look_up)(FN(back) *s, const nc_backward *g)
 {
     nc_problem *p = (nc_problem *)s->tile.p;
-    if (s->leader && p->poll && nc_now() > s->next_poll) {
-        s->next_poll = nc_now() + 0.02;
-        if (p->poll(p->poll_ctx, (double)g->next / (double)(p->n_chunks + 1)))
-            __atomic_store_n(&p->stop, NC_STOP_INTERRUPT, __ATOMIC_RELAXED);
+    if (s->leader && --s->countdown < 0) {
+        double now = nc_now();
+        s->countdown = now - s->last_look < 1e-3 ? 8 : 0;
+        s->last_look = now;
+        if (p->poll && now >= s->next_poll) {
+            s->next_poll = now + 0.02;
+            if (p->poll(p->poll_ctx, (double)g->next / (double)(p->n_chunks + 1)))
+                __atomic_store_n(&p->stop, NC_STOP_INTERRUPT, __ATOMIC_RELAXED);
+        }
     }
     return __atomic_load_n(&p->stop, __ATOMIC_RELAXED);
 }
@@ -358,7 +363,7 @@ static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
     memset(s->lambda, 0, (size_t)(D * s->L) * sizeof(REAL));
     memset(s->sbar, 0, (size_t)(p->n_sample * s->L) * sizeof(double));
     for (int64_t i = r->n - 1; i >= 0; i--) {
-        if ((i & 63) == 0 && FN(back_look_up)(s, g))
+        if (FN(back_look_up)(s, g))
             return;
         int64_t l = FN(back_step)(s, g, r, nc_record_at(r, i), begin);
         if (l >= 0) {
@@ -409,7 +414,8 @@ static void FN(backward)(nc_problem *p, nc_backward *g, int leader)
     s->sinks.n_panels = p->n_panels;
     s->sample_sinks.n_panels = p->n_sample_panels;
     s->leader = leader;
-    s->next_poll = nc_now() + 0.02;
+    s->last_look = nc_now();
+    s->next_poll = s->last_look + 0.02;
     for (;;) {
         int64_t chunk = __atomic_fetch_add(&g->next, 1, __ATOMIC_RELAXED);
         if (chunk >= p->n_chunks || __atomic_load_n(&p->stop, __ATOMIC_RELAXED))
