@@ -135,7 +135,9 @@ def gradcheck(
         for step in (3e-2, 1e-2) if f32 else (1e-2, 3e-3, 1e-3, 3e-4, 1e-4):
             eps = step * max(size, 1e-2 if name != "t" else 0.0)
 
-            def value_at(e: float, name: str = name, value: Any = value, direction: Any = direction) -> float:
+            def value_at(
+                e: float, name: str = name, value: Any = value, direction: Any = direction
+            ) -> float:
                 moved = {name: _moved(value, direction, e)}
                 again = replay(
                     sol, moved.get("y0"), moved.get("params"), moved.get("args"), moved.get("t"),

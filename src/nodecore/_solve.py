@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nodecore import _inputs, methods, plan, tree
+from nodecore import _adjoint, _inputs, methods, plan, tree
+from nodecore._adjoint import Discrete
 from nodecore._failure import failure, warn_precision
 from nodecore._field import Field, Opaque
 from nodecore._inputs import Array, InputError, State, Times
@@ -39,7 +40,7 @@ def solve(
     max_step: float = np.inf,
     max_steps: int = 1_000_000,
     controller: Any = None,
-    adjoint: str | None = None,
+    adjoint: Any = None,
     tstops: Any = False,
     dense: bool = False,
     on_failure: str = "raise",
@@ -82,8 +83,9 @@ def solve(
         A sample that needs more fails with MAX_STEPS.
     controller : controller or str, optional
         `IController`, `PIController` (default), `PIDController`, or a name.
-    adjoint : {None, "auto", "discrete"}
-        How gradients will be computed; None: no gradient, nothing is kept.
+    adjoint : None, "auto", "discrete" or Discrete
+        How gradients will be computed; None: no gradient, nothing is kept. "discrete" keeps every
+        step, "auto" at most a quarter of the memory that the process may use.
     tstops : bool, (K,) array or list of B arrays
         False: outputs are interpolated; True: steps end on them. Times: steps end there and the next
         one starts with a fresh evaluation that sees the right-hand limit.
@@ -205,7 +207,7 @@ class Signature:
     rule: GridRule
     options: dict[str, Any]
     keep: bool
-    adjoint: str | None
+    adjoint: Discrete | None
 
 
 _signatures: plan.Cache[Signature] = plan.Cache(512)
@@ -238,8 +240,7 @@ def _read(
     B = state.y0.shape[0]
     when = _inputs.times(t, B, state.batched)
     arg = _inputs.args_of(args, B, state.batched, state.y0.dtype)
-    if adjoint not in (None, "auto", "discrete"):
-        raise InputError(f'adjoint must be None, "auto" or "discrete", not {adjoint!r}')
+    discrete = _adjoint.resolve(adjoint)
     if on_failure not in ("raise", "mark"):
         raise InputError(f'on_failure must be "raise" or "mark", not {on_failure!r}')
     stop_times = _inputs.stops(tstops, when, B)
@@ -261,7 +262,7 @@ def _read(
         rule=rule,
         options=options,
         keep=adjoint is not None or bool(dense),
-        adjoint=None if adjoint is None else "discrete: every accepted step is kept",
+        adjoint=discrete,
     )
     return sig, given, stop_times
 
@@ -389,8 +390,8 @@ def _run(
     else:
         if not callable(inputs.fun):
             raise InputError(
-                f"a field is a function f(t, y, params, args), not {inputs.fun!r}: the arguments of "
-                "solve are (field, y0, t, params, args)"
+                f"a field is a function f(t, y, params, args), not {inputs.fun!r}: the arguments "
+                "of solve are (field, y0, t, params, args)"
             )
         kinds = ("f",) * len(state.shapes)
         y_spec = Spec(state.treedef, state.shapes, kinds)
@@ -407,6 +408,9 @@ def _run(
         if type(inputs.fun) is Field and arg.treedef is None and signature is not None:
             inputs.fun.plans[(signature, given.params_treedef)] = fields
         uniform = fields.uniform(given.params, inputs.adjoint is not None)
+    record = None
+    if keep:
+        record = _adjoint.plan_for(inputs.adjoint or Discrete(), lambda: _counts(inputs, grid))
     run = plan.Run(
         fields,
         uniform,
@@ -420,7 +424,7 @@ def _run(
             *grid,
         ),
         inputs.control,
-        keep,
+        record,
         opaque,
     )
     seconds = math.inf if deadline is None else deadline
@@ -432,6 +436,21 @@ def _run(
     sol = Solution(run, inputs)
     sol._pull = pull
     return sol
+
+
+def _counts(inputs: Inputs, grid: tuple[Any, Any, Any, Any]) -> Any:
+    """Each sample's number of steps, where the grid is known before the solve."""
+    mode, n_sub, on_outputs, _, _, dt = inputs.control[:6]
+    when = inputs.when
+    n_out = np.diff(when.out_off)
+    if mode == FIXED_STEPS:
+        return n_sub * (n_out - 1)
+    if mode == REPLAY:
+        return np.diff(grid[2])
+    if mode == FIXED_DT and not on_outputs and inputs.stops[0] is None:
+        spans = [abs(t[-1] - t[0]) for t in (when.of(b) for b in range(len(n_out)))]
+        return np.ceil(np.array(spans) / dt - 1e-9).astype(np.int64)
+    return None
 
 
 class _bar:
@@ -613,7 +632,11 @@ def interpolate(sol: Solution, steps: tuple[Array, ...], t: Any) -> Any:
         times = given.when.of(b)
         sign = 1.0 if times[-1] >= times[0] else -1.0
         q = each[b]
-        if (sign * (q - times[0]) < 0).any() or (sign * (q - times[-1]) > 0).any() or np.isnan(q).any():
+        if (
+            (sign * (q - times[0]) < 0).any()
+            or (sign * (q - times[-1]) > 0).any()
+            or np.isnan(q).any()
+        ):
             raise InputError(
                 f"a time is outside of the interval [{times[0]:g}, {times[-1]:g}] that was solved"
             )
@@ -636,8 +659,10 @@ def interpolate(sol: Solution, steps: tuple[Array, ...], t: Any) -> Any:
         out_off = np.concatenate([[0], np.cumsum(n)]).astype(np.int64)
         times = np.empty(int(out_off[-1]))
         times[out_off[:-1]] = t_n[used]
-        rows = out_off[place[order]] + 1 + (
-            np.arange(flat.size) - (out_off[:-1] - np.arange(len(used)))[place[order]]
+        rows = (
+            out_off[place[order]]
+            + 1
+            + (np.arange(flat.size) - (out_off[:-1] - np.arange(len(used)))[place[order]])
         )
         times[rows] = q[order]
         out_step = np.zeros(int(out_off[-1]), np.int32)

@@ -123,7 +123,9 @@ def thread_count(threads: int | None = None) -> int:
             text = os.environ.get("NODECORE_NUM_THREADS", "").strip()
             if text:
                 if not text.isdigit() or int(text) < 1:
-                    raise InputError(f"NODECORE_NUM_THREADS must be a positive integer, not {text!r}")
+                    raise InputError(
+                        f"NODECORE_NUM_THREADS must be a positive integer, not {text!r}"
+                    )
                 _default_threads = int(text)
             else:
                 _default_threads = min(_kernels.openmp()[1], _cpu_quota())
@@ -285,7 +287,10 @@ class Function:
 
         one = graph.const(1.0)
         bars = vjp(graph, [value], [one], wrt)
-        outs = [value, *[graph.zeros(w.n) if b is None else b for w, b in zip(wrt, bars, strict=True)]]
+        outs = [
+            value,
+            *[graph.zeros(w.n) if b is None else b for w, b in zip(wrt, bars, strict=True)],
+        ]
         given: dict[Node, Operand] = {}
         self.n_inputs = 0
         for v in inputs:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nodecore import gradient, plan, tree
+from nodecore._adjoint import Discrete, Plan
 from nodecore._inputs import Array, State, Times, join
 from nodecore.gradient import Given, Gradient, GridRule, OpaquePull
 from nodecore.ir.graph import STEP
@@ -55,7 +56,7 @@ class Inputs:
     stops: tuple[Array | None, Array | None]
     options: dict[str, Any] = field(repr=False)
     keep: bool = False
-    adjoint: str | None = None
+    adjoint: Discrete | None = None
     threads: int = 1
 
     @property
@@ -146,11 +147,15 @@ class Solution:
         each = (accepted, rejected, nfev, zero, zero)
         if not self._in.state.batched:
             each = tuple([int(a[0]) for a in each])  # type: ignore[assignment]
-        return Stats(*each, storage_bytes=self._run.storage_bytes(), recomputed_steps=0)
+        return Stats(
+            *each,
+            storage_bytes=self._run.storage_bytes(),
+            recomputed_steps=self._run.recomputed_steps(),
+        )
 
     @property
     def adjoint(self) -> str | None:
-        return self._in.adjoint
+        return None if self._in.adjoint is None else self._run.plan.text
 
     def __repr__(self) -> str:
         run, state = self._run, self._in.state
@@ -171,7 +176,7 @@ class Solution:
                 f"  worst: sample {worst} with {int(accepted[worst])} + {int(rejected[worst])} steps"
             )
         if self._in.adjoint is not None:
-            lines.append(f"  adjoint: {self._in.adjoint}; {run.storage_bytes():,} bytes kept")
+            lines.append(f"  adjoint: {self.adjoint}; {run.storage_bytes():,} bytes kept")
         return "\n".join(lines)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -334,13 +339,13 @@ class Solution:
 
     def _steps(self) -> tuple[Array, ...]:
         if not self._in.keep or isinstance(self._run, _Pickled):
-            raise GradientError(
-                "this solution kept no steps: solve with adjoint=... or dense=True"
-            )
+            raise GradientError("this solution kept no steps: solve with adjoint=... or dense=True")
         steps: tuple[Array, ...] = self._run.steps()
         return steps
 
-    def replay(self, y0: Any = None, params: Any = None, args: Any = None, t: Any = None) -> Solution:
+    def replay(
+        self, y0: Any = None, params: Any = None, args: Any = None, t: Any = None
+    ) -> Solution:
         """Solve again on the grid of this solution: no error test, no rejection.
 
         Parameters
@@ -396,6 +401,8 @@ class _Pickled:
     ints: Array
     floats: Array
     bytes: int
+    recomputed: int
+    plan: Plan | None
     inputs_of: Inputs
 
     @classmethod
@@ -404,10 +411,15 @@ class _Pickled:
         bare = Inputs(
             None, i.method, i.given, i.params, (), i.stops, {}, False, i.adjoint, i.threads
         )
-        return cls(r.y, r.status, r.ints, r.floats, sol._run.storage_bytes(), bare)
+        return cls(
+            r.y, r.status, r.ints, r.floats, r.storage_bytes(), r.recomputed_steps(), r.plan, bare
+        )
 
     def storage_bytes(self) -> int:
         return self.bytes
+
+    def recomputed_steps(self) -> int:
+        return self.recomputed
 
 
 def _is_arrays(value: Any) -> bool:

@@ -19,9 +19,30 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ._engine import ISAS, Fields, Run, isas_available, openmp, run_program, times_ok
+from ._engine import (
+    ISAS,
+    Fields,
+    Run,
+    isas_available,
+    openmp,
+    run_program,
+    schedule_first_sweep,
+    schedule_split,
+    times_ok,
+)
 
-__all__ = ["ISAS", "Fields", "Run", "elementwise", "isas_available", "openmp", "run_program", "times_ok"]
+__all__ = [
+    "ISAS",
+    "Fields",
+    "Run",
+    "elementwise",
+    "isas_available",
+    "openmp",
+    "run_program",
+    "schedule_first_sweep",
+    "schedule_split",
+    "times_ok",
+]
 
 
 def elementwise(name: str, isa: str, *arrays: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

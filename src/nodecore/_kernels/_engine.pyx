@@ -20,6 +20,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 import os
+from threading import Lock
 
 import numpy as np
 
@@ -52,6 +53,23 @@ cdef extern from "backend.h":
         void *buf
         nc_panel *panels
         int32_t n_panels
+    enum:
+        NC_KEEP_ALL
+        NC_KEEP_BINOMIAL
+        NC_KEEP_ONLINE
+        NC_KEEP_UNIFORM
+    ctypedef struct nc_schedule:
+        int32_t consumed
+        int64_t slots
+        int64_t n
+        int64_t n_kept
+        int64_t *step
+        int64_t *slot
+    int nc_schedule_init(nc_schedule *c, int kind, int64_t slots, int64_t n, int64_t segment) nogil
+    void nc_schedule_free(nc_schedule *c) nogil
+    int64_t nc_schedule_place(nc_schedule *c, int64_t i) nogil
+    void nc_schedule_close(nc_schedule *c, int64_t n) nogil
+    int64_t nc_split(int64_t n, int64_t slots) nogil
     ctypedef struct nc_record:
         int64_t n
         int64_t lanes
@@ -62,7 +80,13 @@ cdef extern from "backend.h":
         int64_t off_h
         int64_t off_t_new
         int64_t off_y
+        int64_t limit
+        int64_t recomputed
+        nc_schedule plan
     void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes) nogil
+    int nc_record_limit(nc_record *r, int kind, int64_t slots, int64_t n, int64_t segment) nogil
+    int64_t nc_checkpoint_bytes(int64_t lanes, int64_t dim, int64_t real_bytes) nogil
+    int64_t nc_record_overhead(int64_t lanes, int64_t dim, int64_t real_bytes) nogil
     void nc_record_free(nc_record *r) nogil
     int64_t nc_record_bytes(const nc_record *r) nogil
     char *nc_record_at(const nc_record *r, int64_t i) nogil
@@ -171,6 +195,7 @@ cdef extern from "backend.h":
         void (*panel_flush)(nc_sinks *) noexcept nogil
         int (*forward)(nc_problem *, int, double, void **) noexcept nogil
         void (*backward)(nc_problem *, nc_backward *, int) noexcept nogil
+        int (*unroll)(nc_problem *, int64_t, nc_record *) noexcept nogil
     ctypedef struct nc_variant:
         const char *name
         const nc_backend *f64
@@ -297,6 +322,25 @@ def run_program(code, ipool, int rf_rows, dict spaces, int64_t L, str isa, acc=N
     sinks.n_panels = int(code[:, 15].max()) + 1 if p.n_instr else 0
     be.run(&p, base, L, &sinks)
     be.panel_flush(&sinks)
+
+
+def schedule_first_sweep(int kind, int64_t slots, int64_t n, int64_t segment, bint known):
+    """The slot that each step of a first sweep is kept in (-1: none), and what is left at its end, as
+    pairs (step, slot): for the test against schedule.py."""
+    cdef nc_schedule c
+    cdef int64_t i
+    if nc_schedule_init(&c, kind, slots, n if known else 0, segment):
+        raise MemoryError
+    placed = [nc_schedule_place(&c, i) for i in range(n)]
+    nc_schedule_close(&c, n)
+    left = [(c.step[i], c.slot[i]) for i in range(c.n_kept)]
+    nc_schedule_free(&c)
+    return placed, left
+
+
+def schedule_split(int64_t n, int64_t slots):
+    """`schedule.split` in C."""
+    return nc_split(n, slots)
 
 
 # ---- Callbacks -----------------------------------------------------------------------------------
@@ -559,7 +603,8 @@ cdef class Run:
     cdef readonly object inputs, y, ints, floats, status, sample_values, uniform
     cdef readonly object failed, last
     cdef _Opaque opaque
-    cdef object atol
+    cdef object atol, lock
+    cdef readonly object plan
 
     def __cinit__(self):
         self.records = NULL
@@ -571,8 +616,11 @@ cdef class Run:
                 nc_record_free(&self.records[i])
             free(self.records)
 
-    def __init__(self, Fields fields, uniform, tuple inputs, tuple control, bint keep, opaque=None):
-        """inputs: (y0, args, t, t_off, out_off, stops, stop_off, grid, grid_h, grid_off, out_step);
+    def __init__(self, Fields fields, uniform, tuple inputs, tuple control, object keep, opaque=None):
+        """keep: None, or the plan of the record: a function of (lanes, chunk bounds, dim, bytes of a
+        number, bytes kept besides) that gives for each chunk (kind, slots, steps, segment).
+
+        inputs: (y0, args, t, t_off, out_off, stops, stop_off, grid, grid_h, grid_off, out_step);
         control: (mode, n_sub, stop_at_outputs, error_exponent, rtol, dt, first_step, max_step,
         max_steps, atol, *controller)."""
         cdef nc_problem *p = &self.p
@@ -617,7 +665,7 @@ cdef class Run:
         p.t_reached = <double *> _ptr(self.floats)
         p.h_last = p.t_reached + B
         self.sample_values = None
-        if keep:
+        if keep is not None:
             self.sample_values = np.empty((B, p.n_sample), fields.dtype)
             p.sample_values = _ptr(self.sample_values)
         if opaque is not None:
@@ -627,8 +675,9 @@ cdef class Run:
             p.opaque_ctx = <void *> self.opaque
             if pull is not None:
                 p.opaque_pull = _opaque_pull
-        p.tile, p.n_chunks = self._cut(B, keep)
-        if keep:
+        p.tile, p.n_chunks = self._cut(B, keep is not None)
+        if keep is not None:
+            self.lock = Lock()
             self.n_records = p.n_chunks
             self.records = <nc_record *> calloc(p.n_chunks, sizeof(nc_record))
             if self.records == NULL:
@@ -636,6 +685,15 @@ cdef class Run:
             p.records = self.records
             for i in range(p.n_chunks):
                 nc_record_init(&self.records[i], p.tile, p.dim, self.be.real_bytes)
+            bounds = [B * j // p.n_chunks for j in range(p.n_chunks + 1)]
+            self.plan = keep
+            plans = keep(
+                p.tile, bounds, nc_checkpoint_bytes(p.tile, p.dim, self.be.real_bytes),
+                nc_record_overhead(p.tile, p.dim, self.be.real_bytes), self.sample_values.nbytes,
+            )
+            for i, (kind, slots, n, segment) in enumerate(plans or ()):
+                if kind != NC_KEEP_ALL and nc_record_limit(&self.records[i], kind, slots, n, segment):
+                    raise MemoryError("nodecore: out of memory")
 
     cdef tuple _cut(self, int64_t B, bint keep):
         """Tile width and number of chunks: functions of batch and program only."""
@@ -718,6 +776,7 @@ cdef class Run:
         p.stop = p.n_done = 0
         p.deadline = INFINITY
         p.poll, p.poll_ctx = _poll, <void *> watch
+        self.lock.acquire()  # checkpoints move while the record is walked
         with nogil:
             if n > 1:
                 with parallel(num_threads=n):
@@ -728,6 +787,7 @@ cdef class Run:
                         _follow_back(be, p, &g)
             else:
                 be.backward(p, &g, 1)
+        self.lock.release()
         self._raise(p.stop, watch)
         for i in range(chunks):
             if bad[i] >= 0:
@@ -764,19 +824,42 @@ cdef class Run:
             total += nc_record_bytes(&self.records[i])
         return total + self.sample_values.nbytes
 
+    def recomputed_steps(self):
+        """Lane steps that the last backward pass made again, beyond each step's own reversal."""
+        cdef int64_t i, total = 0
+        for i in range(self.n_records if self.records != NULL else 0):
+            total += self.records[i].recomputed
+        return total
+
+    def kept_steps(self):
+        """For each chunk the number of tile steps."""
+        return [self.records[i].n for i in range(self.n_records)]
+
     def steps(self):
         """Every accepted step: arrays (sample, first output behind its start, at_stop, t, h, t_new,
         y), sorted by sample and time."""
-        cdef int64_t i, j, L, k
+        cdef int64_t i, j, L
         cdef nc_record *r
-        cdef char *e
+        cdef nc_record whole
+        cdef nc_problem own = self.p
         parts = []
+        own.stop = 0
+        own.deadline = INFINITY
+        own.poll = NULL
         for i in range(self.n_records if self.records != NULL else 0):
             r = &self.records[i]
             L = r.lanes
+            if r.limit:
+                nc_record_init(&whole, L, r.dim, self.be.real_bytes)
+                with self.lock:
+                    failed = self.be.unroll(&own, i, &whole)
+                r = &whole
             for j in range(r.n):
-                e = nc_record_at(r, j)
-                parts.append(_entry(e, r, L, self.fields.dtype))
+                parts.append(_entry(nc_record_at(r, j), r, L, self.fields.dtype))
+            if r == &whole:
+                nc_record_free(r)
+                if failed:
+                    raise MemoryError("nodecore: out of memory")
         D = self.p.dim
         if not parts:
             empty = np.zeros(0)

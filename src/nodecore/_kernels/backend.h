@@ -15,6 +15,8 @@ typedef struct {
      * returns 1, to be called again with the same state (NULL at first); else 0 when done. */
     int (*forward)(nc_problem *p, int leader, double pause_after, void **state);
     void (*backward)(nc_problem *p, nc_backward *b, int leader);
+    /* Every entry of a chunk whose record has a limit; non-zero when memory is out. */
+    int (*unroll)(nc_problem *p, int64_t chunk, nc_record *out);
 } nc_backend;
 
 typedef struct {

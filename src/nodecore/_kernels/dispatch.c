@@ -173,23 +173,73 @@ void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes
         r->per_block = 1;
 }
 
+static int64_t carry_bytes(int64_t lanes)
+{
+    return round_up((int64_t)sizeof(nc_carry) + lanes * (3 * 8 + 2 * 8 + 4 + 1));
+}
+
+int64_t nc_checkpoint_bytes(int64_t lanes, int64_t dim, int64_t real_bytes)
+{
+    nc_record r;
+    nc_record_init(&r, lanes, dim, real_bytes);
+    return r.entry_bytes + carry_bytes(lanes) + nc_schedule_bytes(NC_KEEP_BINOMIAL, 1) +
+           (int64_t)sizeof(char *);
+}
+
+int64_t nc_record_overhead(int64_t lanes, int64_t dim, int64_t real_bytes)
+{
+    nc_record r;
+    nc_record_init(&r, lanes, dim, real_bytes);
+    return r.entry_bytes + carry_bytes(lanes) + 8 * (int64_t)sizeof(char *);
+}
+
+int nc_record_limit(nc_record *r, int kind, int64_t slots, int64_t n, int64_t segment)
+{
+    r->off_carry = r->entry_bytes;
+    r->entry_bytes += carry_bytes(r->lanes);
+    r->limit = slots;
+    r->per_block = BLOCK_BYTES / r->entry_bytes;
+    if (r->per_block < 1)
+        r->per_block = 1;
+    r->last = malloc((size_t)r->entry_bytes);
+    return r->last ? nc_schedule_init(&r->plan, kind, slots, n, segment) : -1;
+}
+
+/* One more block; the last one of a limited record is as small as it can be. */
+static int add_block(nc_record *r)
+{
+    if (r->n_blocks == r->cap_blocks) {
+        int64_t cap = r->cap_blocks ? 2 * r->cap_blocks : 8;
+        char **blocks = realloc(r->blocks, (size_t)cap * sizeof(char *));
+        if (!blocks)
+            return -1;
+        r->blocks = blocks;
+        r->cap_blocks = cap;
+    }
+    int64_t entries = r->per_block;
+    if (r->limit && r->limit - r->n_blocks * r->per_block < entries)
+        entries = r->limit - r->n_blocks * r->per_block;
+    char *block = malloc((size_t)(entries * r->entry_bytes));
+    if (!block)
+        return -1;
+    r->blocks[r->n_blocks++] = block;
+    r->peak_bytes += entries * r->entry_bytes;
+    return 0;
+}
+
 char *nc_record_push(nc_record *r)
 {
-    if (r->n == r->n_blocks * r->per_block) {
-        if (r->n_blocks == r->cap_blocks) {
-            int64_t cap = r->cap_blocks ? 2 * r->cap_blocks : 8;
-            char **blocks = realloc(r->blocks, (size_t)cap * sizeof(char *));
-            if (!blocks)
-                return NULL;
-            r->blocks = blocks;
-            r->cap_blocks = cap;
-        }
-        char *block = malloc((size_t)(r->per_block * r->entry_bytes));
-        if (!block)
-            return NULL;
-        r->blocks[r->n_blocks++] = block;
-    }
+    if (r->n == r->n_blocks * r->per_block && add_block(r))
+        return NULL;
     return nc_record_at(r, r->n++);
+}
+
+char *nc_record_slot(nc_record *r, int64_t slot)
+{
+    while (slot >= r->n_blocks * r->per_block)
+        if (add_block(r))
+            return NULL;
+    return nc_record_at(r, slot);
 }
 
 void nc_record_free(nc_record *r)
@@ -197,11 +247,17 @@ void nc_record_free(nc_record *r)
     for (int64_t i = 0; i < r->n_blocks; i++)
         free(r->blocks[i]);
     free(r->blocks);
+    free(r->last);
+    nc_schedule_free(&r->plan);
     r->blocks = NULL;
+    r->last = NULL;
     r->n = r->n_blocks = r->cap_blocks = 0;
 }
 
 int64_t nc_record_bytes(const nc_record *r)
 {
-    return r->n_blocks * r->per_block * r->entry_bytes + r->cap_blocks * (int64_t)sizeof(char *);
+    int64_t bytes = r->peak_bytes + r->cap_blocks * (int64_t)sizeof(char *);
+    if (r->limit)
+        bytes += r->entry_bytes + nc_schedule_bytes(r->plan.kind, r->limit);
+    return bytes;
 }

@@ -39,6 +39,14 @@ static void FN(guarded_backward)(nc_problem *p, nc_backward *g, int leader)
     NC_FP_RESTORE;
 }
 
+static int FN(guarded_unroll)(nc_problem *p, int64_t chunk, nc_record *out)
+{
+    NC_FP_GUARD;
+    int failed = FN(unroll)(p, chunk, out);
+    NC_FP_RESTORE;
+    return failed;
+}
+
 #undef NC_FP_GUARD
 #undef NC_FP_RESTORE
 #undef NC_TAKE

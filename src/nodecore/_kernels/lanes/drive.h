@@ -12,7 +12,11 @@ typedef struct {
     int64_t L, pad; /* pad: L rounded up to whole float64 vectors */
     int64_t next, end; /* the samples of this chunk that wait for the queue */
     int shared;        /* samples come from the problem's counter, L at a time */
+    int silent;        /* a step made again: outputs and results are there already */
     nc_record *record;
+    char *slot;        /* where the next step's entry is completed, or NULL */
+    int64_t accepted_lanes; /* of the last tile step */
+    int64_t placed, placed_slot; /* the step that place was last asked for, and its slot */
     int64_t chunk;
     int64_t n_live;
 
@@ -30,7 +34,7 @@ typedef struct {
     REAL *dense;
 
     /* the queue: a tile of samples in waiting */
-    int64_t q_pos, q_size;
+    int64_t q_pos, q_size, q_first;
     int64_t *queue;
     REAL *queue_y, *queue_k, *queue_f1, *queue_args, *queue_s;
     double *queue_h;
@@ -162,6 +166,7 @@ static void FN(fill_queue)(FN(lanes) *s)
     }
     if (n <= 0)
         return;
+    s->q_first = first;
     for (int64_t l = 0; l < L; l++) {
         int64_t b = s->queue[l] = first + (l < n ? l : 0);
         FN(lane_in)(s->queue_y, (const REAL *)p->y0 + b * D, D, L, l);
@@ -212,6 +217,12 @@ static void FN(finish_sample)(FN(lanes) *s, int64_t l, int status)
     FN(tile) *T = &s->tile;
     nc_problem *p = (nc_problem *)T->p;
     int64_t b = T->sample[l], D = p->dim;
+    T->active[l] = 0;
+    s->n_live--;
+    if (s->silent) {
+        T->h[l] = 0;
+        return;
+    }
     p->status[b] = status;
     p->t_reached[b] = T->t[l];
     p->h_last[b] = T->h[l];
@@ -224,10 +235,21 @@ static void FN(finish_sample)(FN(lanes) *s, int64_t l, int status)
         y[i] = R_NAN;
     if (status != NC_OK && status != NC_EVENT && s->q[l] < s->n_out[l]) /* Run takes it from there */
         FN(lane_out)(y + (s->out0[l] + s->q[l]) * D, T->y, D, s->L, l);
-    T->active[l] = 0;
     T->h[l] = 0;
-    s->n_live--;
     __atomic_fetch_add(&p->retired, 1, __ATOMIC_RELAXED);
+}
+
+/* What a lane knows of its sample without looking at the state. */
+static void FN(bind_lane)(FN(lanes) *s, int64_t l, int64_t b)
+{
+    const nc_problem *p = s->tile.p;
+    s->tile.sample[l] = b;
+    s->times[l] = p->t + p->t_off[b];
+    s->out0[l] = p->out_off[b];
+    s->n_out[l] = p->out_off[b + 1] - s->out0[l];
+    s->n_stop[l] = p->stop_off ? p->stop_off[b + 1] : 0;
+    s->t_end[l] = s->times[l][s->n_out[l] - 1];
+    s->dir[l] = s->t_end[l] >= s->times[l][0] ? 1.0 : -1.0;
 }
 
 static int FN(load_lane)(FN(lanes) *s, int64_t l)
@@ -244,17 +266,11 @@ static int FN(load_lane)(FN(lanes) *s, int64_t l)
         FN(lane_copy)(T->y, l, s->queue_y, j, D, L);
         FN(lane_copy)(T->k[0], l, s->queue_k, j, D, L);
         FN(lane_copy)(T->base[NC_SP_S], l, s->queue_s, j, p->n_sample, L);
-        T->sample[l] = b;
+        FN(bind_lane)(s, l, b);
         T->active[l] = 1;
         s->n_live++;
-        s->times[l] = p->t + p->t_off[b];
-        s->out0[l] = p->out_off[b];
-        s->n_out[l] = p->out_off[b + 1] - s->out0[l];
         s->stop[l] = p->stop_off ? p->stop_off[b] : 0;
-        s->n_stop[l] = p->stop_off ? p->stop_off[b + 1] : 0;
         T->t[l] = s->times[l][0];
-        s->t_end[l] = s->times[l][s->n_out[l] - 1];
-        s->dir[l] = s->t_end[l] >= T->t[l] ? 1.0 : -1.0;
         s->count[l] = s->accepted[l] = s->rejected[l] = 0;
         s->fev[l] = 1 + (p->control.mode == NC_ADAPTIVE && p->control.first_step <= 0);
         s->fresh[l] = s->non_finite[l] = 0;
@@ -383,6 +399,12 @@ static void FN(emit)(FN(lanes) *s)
     int64_t D = p->dim, L = s->L;
     REAL *y = p->y_out;
     int exact, have_stages = 0;
+    if (s->silent) {
+        for (int64_t l = 0; l < L; l++)
+            while (s->mask[l] && FN(output_due)(s, l, &exact))
+                s->q[l]++;
+        return;
+    }
     for (;;) {
         int due = 0, dense = 0;
         for (int64_t l = 0; l < L; l++) {
@@ -419,19 +441,29 @@ static void FN(emit)(FN(lanes) *s)
     }
 }
 
-static int FN(record)(FN(lanes) *s)
+/* ---- Records and checkpoints ---------------------------------------------------------------- */
+
+/* The state of all lanes before a step, and which sample and output they are at. */
+static void FN(write_start)(const FN(lanes) *s, const nc_record *r, char *e)
 {
-    FN(tile) *T = &s->tile;
-    nc_record *r = s->record;
+    const FN(tile) *T = &s->tile;
     int64_t L = s->L;
-    char *e = nc_record_push(r);
-    if (!e)
-        return NC_STOP_MEMORY;
     int32_t *sample = (int32_t *)e, *q = (int32_t *)(e + r->off_q);
-    uint8_t *flags = (uint8_t *)(e + r->off_flags);
     for (int64_t l = 0; l < L; l++) {
         sample[l] = (int32_t)T->sample[l];
         q[l] = (int32_t)s->q[l];
+    }
+    memcpy(e + r->off_t, T->t, (size_t)L * sizeof(double));
+    memcpy(e + r->off_y, T->y, (size_t)(L * T->p->dim) * sizeof(REAL));
+}
+
+/* What the step was: its size and end, and which lanes it moved. */
+static void FN(write_step)(const FN(lanes) *s, const nc_record *r, char *e)
+{
+    const FN(tile) *T = &s->tile;
+    int64_t L = s->L;
+    uint8_t *flags = (uint8_t *)(e + r->off_flags);
+    for (int64_t l = 0; l < L; l++) {
         flags[l] = 0;
         if (T->active[l]) {
             flags[l] = s->mask[l] ? NC_LANE_ACCEPTED : NC_LANE_HELD;
@@ -441,11 +473,124 @@ static int FN(record)(FN(lanes) *s)
                 flags[l] |= NC_LANE_AT_STOP;
         }
     }
-    memcpy(e + r->off_t, T->t, (size_t)L * sizeof(double));
     memcpy(e + r->off_h, T->h, (size_t)L * sizeof(double));
     memcpy(e + r->off_t_new, T->t_new, (size_t)L * sizeof(double));
-    memcpy(e + r->off_y, T->y, (size_t)(L * T->p->dim) * sizeof(REAL));
+    if (r->off_carry)
+        ((nc_carry *)(e + r->off_carry))->complete = 1;
+}
+
+static int FN(record)(FN(lanes) *s)
+{
+    nc_record *r = s->record;
+    if (!r->limit) {
+        char *e = nc_record_push(r);
+        if (!e)
+            return NC_STOP_MEMORY;
+        FN(write_start)(s, r, e);
+        FN(write_step)(s, r, e);
+        return 0;
+    }
+    if (s->slot)
+        FN(write_step)(s, r, s->slot);
+    FN(write_start)(s, r, r->last);
+    FN(write_step)(s, r, r->last);
+    s->slot = NULL;
+    r->n += !s->silent;
     return 0;
+}
+
+enum { FN(MORE_ACTIVE) = 1, FN(MORE_FIRST) = 2, FN(MORE_REJECTED) = 4 };
+
+/* The arrays behind an entry: what the driver needs besides. */
+typedef struct {
+    nc_carry *head;
+    double *h_next, *log_err1, *log_err2;
+    int64_t *count, *made;
+    int32_t *stop;
+    uint8_t *more;
+} FN(carry);
+
+static FN(carry) FN(carry_of)(const nc_record *r, char *e)
+{
+    FN(carry) c;
+    int64_t L = r->lanes;
+    c.head = (nc_carry *)(e + r->off_carry);
+    c.h_next = (double *)(c.head + 1);
+    c.log_err1 = c.h_next + L;
+    c.log_err2 = c.log_err1 + L;
+    c.count = (int64_t *)(c.log_err2 + L);
+    c.made = c.count + L;
+    c.stop = (int32_t *)(c.made + L);
+    c.more = (uint8_t *)(c.stop + L);
+    return c;
+}
+
+/* Keeps the state before the next step in a slot; its entry is completed by that step. */
+static void FN(save)(FN(lanes) *s, char *e)
+{
+    const nc_record *r = s->record;
+    FN(carry) c = FN(carry_of)(r, e);
+    FN(write_start)(s, r, e);
+    c.head->next = s->next;
+    c.head->queue_first = s->q_first;
+    c.head->queue_size = s->q_size;
+    c.head->queue_pos = s->q_pos;
+    c.head->complete = 0;
+    for (int64_t l = 0; l < s->L; l++) {
+        c.h_next[l] = s->h_next[l];
+        c.log_err1[l] = s->log_err1[l];
+        c.log_err2[l] = s->log_err2[l];
+        c.count[l] = s->count[l];
+        c.made[l] = s->accepted[l] + s->rejected[l];
+        c.stop[l] = (int32_t)s->stop[l];
+        c.more[l] = (uint8_t)((s->tile.active[l] ? FN(MORE_ACTIVE) : 0) |
+                              (s->first[l] ? FN(MORE_FIRST) : 0) |
+                              (s->rejected_before[l] != 0 ? FN(MORE_REJECTED) : 0));
+    }
+    s->slot = e;
+}
+
+/* The lanes as they were when the slot was saved. First derivatives are evaluated afresh: they have
+ * the bits of those that were handed on. */
+static void FN(restore)(FN(lanes) *s, char *e)
+{
+    FN(tile) *T = &s->tile;
+    const nc_record *r = s->record;
+    const nc_problem *p = T->p;
+    int64_t L = s->L;
+    FN(carry) c = FN(carry_of)(r, e);
+    const int32_t *sample = (const int32_t *)e, *q = (const int32_t *)(e + r->off_q);
+    memcpy(T->t, e + r->off_t, (size_t)L * sizeof(double));
+    memcpy(T->y, e + r->off_y, (size_t)(L * p->dim) * sizeof(REAL));
+    if (s->q_first != c.head->queue_first || s->q_size != c.head->queue_size) {
+        s->next = c.head->queue_first;
+        if (c.head->queue_size > 0)
+            FN(fill_queue)(s);
+        s->q_size = c.head->queue_size;
+    }
+    s->next = c.head->next;
+    s->q_pos = c.head->queue_pos;
+    s->n_live = 0;
+    for (int64_t l = 0; l < L; l++) {
+        FN(bind_lane)(s, l, sample[l]);
+        s->q[l] = q[l];
+        s->h_next[l] = c.h_next[l];
+        s->log_err1[l] = c.log_err1[l];
+        s->log_err2[l] = c.log_err2[l];
+        s->count[l] = c.count[l];
+        s->accepted[l] = c.made[l];
+        s->rejected[l] = 0;
+        s->stop[l] = c.stop[l];
+        s->non_finite[l] = 0;
+        T->active[l] = (c.more[l] & FN(MORE_ACTIVE)) != 0;
+        s->fresh[l] = T->active[l];
+        s->first[l] = (c.more[l] & FN(MORE_FIRST)) != 0;
+        s->rejected_before[l] = (c.more[l] & FN(MORE_REJECTED)) != 0;
+        s->n_live += T->active[l];
+        FN(lane_in)(T->base[NC_SP_S], (const REAL *)p->sample_values + sample[l] * p->n_sample,
+                    p->n_sample, L, l);
+    }
+    s->slot = e;
 }
 
 /* First derivatives again, where a step starts behind a stop. */
@@ -514,7 +659,7 @@ static int FN(tile_step)(FN(lanes) *s)
     for (int64_t l = 0; l < L; l++) {
         int ok = T->active[l] && (adaptive ? s->err[l] <= 1 : !s->bad[l]);
         s->mask[l] = ok ? -1 : 0;
-        any_accepted |= ok;
+        any_accepted += ok;
         all_accepted &= ok;
         if (T->active[l])
             s->fev[l] += last - 1;
@@ -531,6 +676,7 @@ static int FN(tile_step)(FN(lanes) *s)
             s->fev[l]++;
 
     int stop = 0;
+    s->accepted_lanes = any_accepted;
     if (any_accepted) {
         if (s->record)
             stop = FN(record)(s);
@@ -620,6 +766,24 @@ static int FN(look_up)(FN(lanes) *s, int leader)
     return __atomic_load_n(&p->stop, __ATOMIC_RELAXED);
 }
 
+/* Keeps the state before the next recorded step, if the schedule says so. A step that is tried more
+ * than once is kept as it was before the last try. */
+static int FN(place)(FN(lanes) *s)
+{
+    nc_record *r = s->record;
+    if (s->placed != r->n) {
+        s->placed = r->n;
+        s->placed_slot = nc_schedule_place(&r->plan, r->n);
+    }
+    if (s->placed_slot < 0)
+        return 0;
+    char *e = nc_record_slot(r, s->placed_slot);
+    if (!e)
+        return -1;
+    FN(save)(s, e);
+    return 0;
+}
+
 /* Runs until no sample is left. Returns 1 when it paused. */
 static int FN(run_lanes)(FN(lanes) *s, int leader, double pause_at)
 {
@@ -641,6 +805,10 @@ static int FN(run_lanes)(FN(lanes) *s, int leader, double pause_at)
         if (pause_at < HUGE_VAL && s->last_look > pause_at &&
             p->next < (s->shared ? p->batch : p->n_chunks))
             return 1;
+        if (s->record && s->record->limit && FN(place)(s)) {
+            __atomic_store_n(&p->stop, NC_STOP_MEMORY, __ATOMIC_RELAXED);
+            return 0;
+        }
         stop = FN(tile_step)(s);
         if (stop) {
             __atomic_store_n(&p->stop, stop, __ATOMIC_RELAXED);
@@ -658,6 +826,9 @@ static void FN(start_chunk)(FN(lanes) *s, int64_t chunk)
     s->next = s->shared ? 0 : p->batch * chunk / p->n_chunks;
     s->end = s->shared ? 0 : p->batch * (chunk + 1) / p->n_chunks;
     s->n_live = s->q_pos = s->q_size = 0;
+    s->q_first = s->placed = s->placed_slot = -1;
+    s->silent = 0;
+    s->slot = NULL;
     memset(s->tile.active, 0, (size_t)s->L);
     /* Until it gets a sample, a lane repeats the first of the chunk: a finite state. */
     int64_t b = s->shared ? 0 : s->next;
@@ -672,28 +843,34 @@ static void FN(start_chunk)(FN(lanes) *s, int64_t chunk)
     memset(s->fresh, 0, (size_t)s->L);
 }
 
+/* A set of lanes with its work space, to be given back by nc_arena_put; NULL when memory is out. */
+static FN(lanes) *FN(new_lanes)(nc_problem *p)
+{
+    FN(lanes) probe = {0};
+    probe.tile.p = p;
+    probe.L = probe.tile.L = p->tile;
+    probe.pad = (p->tile + 15) & ~(int64_t)15;
+    size_t head = (sizeof probe + 63) & ~(size_t)63;
+    char *arena = nc_arena_get(head + FN(lanes_memory)(&probe, NULL) + 256);
+    if (!arena) {
+        __atomic_store_n(&p->stop, NC_STOP_MEMORY, __ATOMIC_RELAXED);
+        return NULL;
+    }
+    FN(lanes) *s = (FN(lanes) *)arena;
+    *s = probe;
+    FN(lanes_memory)(s, arena + head);
+    s->last_look = nc_now();
+    s->next_poll = s->last_look + 0.02;
+    s->chunk = -1;
+    return s;
+}
+
 static int FN(forward)(nc_problem *p, int leader, double pause_after, void **state)
 {
     FN(lanes) *s = *state;
     int resumed = s != NULL;
-    if (!resumed) {
-        FN(lanes) probe = {0};
-        probe.tile.p = p;
-        probe.L = probe.tile.L = p->tile;
-        probe.pad = (p->tile + 15) & ~(int64_t)15;
-        size_t head = (sizeof probe + 63) & ~(size_t)63;
-        char *arena = nc_arena_get(head + FN(lanes_memory)(&probe, NULL) + 256);
-        if (!arena) {
-            __atomic_store_n(&p->stop, NC_STOP_MEMORY, __ATOMIC_RELAXED);
-            return 0;
-        }
-        s = (FN(lanes) *)arena;
-        *s = probe;
-        FN(lanes_memory)(s, arena + head);
-        s->last_look = nc_now();
-        s->next_poll = s->last_look + 0.02;
-        s->chunk = -1;
-    }
+    if (!resumed && !(s = FN(new_lanes)(p)))
+        return 0;
     double pause_at = leader && pause_after > 0 ? nc_now() + pause_after : HUGE_VAL;
     for (;;) {
         if (!resumed) {
@@ -713,6 +890,8 @@ static int FN(forward)(nc_problem *p, int leader, double pause_after, void **sta
             *state = s;
             return 1;
         }
+        if (s->record && s->record->limit)
+            nc_schedule_close(&s->record->plan, s->record->n);
     }
     nc_arena_put(s);
     *state = NULL;

@@ -339,6 +339,164 @@ static int FN(back_look_up)(FN(back) *s, const nc_backward *g)
     return __atomic_load_n(&p->stop, __ATOMIC_RELAXED);
 }
 
+/* Reverses one entry; non-zero ends the chunk. */
+static int FN(back_entry)(FN(back) *s, nc_backward *g, int64_t chunk, const char *e, int64_t begin)
+{
+    FN(tile) *T = &s->tile;
+    if (FN(back_look_up)(s, g))
+        return 1;
+    int64_t l = FN(back_step)(s, g, T->p->records + chunk, e, begin);
+    if (l >= 0) {
+        g->bad_sample[chunk] = s->cur[l];
+        g->bad_t[chunk] = T->t[l];
+        return 1;
+    }
+    return T->failed;
+}
+
+static int FN(back_all)(FN(back) *s, nc_backward *g, int64_t chunk, int64_t begin)
+{
+    const nc_record *r = s->tile.p->records + chunk;
+    for (int64_t i = r->n - 1; i >= 0; i--)
+        if (FN(back_entry)(s, g, chunk, nc_record_at(r, i), begin))
+            return 1;
+    return 0;
+}
+
+/* Makes steps again until one is recorded (in w->slot, and beside the slots); the lanes that moved. */
+static int64_t FN(again)(FN(lanes) *w)
+{
+    for (int retry = 0;; retry = 1) {
+        FN(refill)(w);
+        if (retry && w->slot)
+            FN(save)(w, w->slot); /* kept as before the try that counts */
+        if (w->n_live == 0 || FN(tile_step)(w)) {
+            w->tile.failed = 1;
+            return 0;
+        }
+        if (w->accepted_lanes)
+            return w->accepted_lanes;
+    }
+}
+
+/* The first sweep once more, from the initial state, which is in slot 0: the number of steps is known
+ * now, so the optimal schedule serves. */
+static int FN(sweep_again)(FN(back) *s, FN(lanes) *w, nc_backward *g, nc_record *r)
+{
+    nc_schedule *plan = &r->plan;
+    FN(restore)(w, nc_record_at(r, 0));
+    if (plan->kind == NC_KEEP_ONLINE)
+        plan->kind = NC_KEEP_BINOMIAL;
+    nc_schedule_restart(plan);
+    for (int64_t i = 0; i < r->n; i++) {
+        FN(refill)(w);
+        int64_t slot = nc_schedule_place(plan, i);
+        char *e = slot < 0 ? NULL : nc_record_slot(r, slot);
+        if (slot >= 0 && !e)
+            return 1;
+        w->slot = NULL;
+        if (e && i > 0)
+            FN(save)(w, e);
+        r->recomputed += FN(again)(w);
+        if (w->tile.failed || FN(back_look_up)(s, g))
+            return 1;
+    }
+    nc_schedule_close(plan, r->n);
+    return 0;
+}
+
+/* schedule.py: `backward`. */
+static int FN(back_scheduled)(FN(back) *s, nc_backward *g, int64_t chunk, int64_t begin)
+{
+    nc_problem *p = (nc_problem *)s->tile.p;
+    nc_record *r = p->records + chunk;
+    nc_schedule *plan = &r->plan;
+    FN(lanes) *w = FN(new_lanes)(p);
+    if (!w)
+        return 1;
+    FN(start_chunk)(w, chunk);
+    w->silent = 1;
+    r->recomputed = 0;
+    int failed = r->n > 0 && plan->consumed && FN(sweep_again)(s, w, g, r);
+    plan->consumed = 1;
+    int64_t end = r->n, at = end - 1;
+    int have_last = 1; /* the entry of step `at` stands beside the slots */
+    while (end > 0 && !failed) {
+        int64_t top = plan->step[plan->n_kept - 1];
+        char *e = nc_record_at(r, plan->slot[plan->n_kept - 1]);
+        if (top == end - 1) {
+            if (!((nc_carry *)(e + r->off_carry))->complete) {
+                if (at != top || have_last)
+                    FN(restore)(w, e);
+                w->slot = e;
+                FN(again)(w);
+            }
+            failed = w->tile.failed || FN(back_entry)(s, g, chunk, e, begin);
+            nc_schedule_drop(plan);
+            end--;
+            at = -1;
+        } else if (at == end - 1) {
+            if (!have_last)
+                FN(again)(w);
+            failed = w->tile.failed || FN(back_entry)(s, g, chunk, r->last, begin);
+            end--;
+            at = -1;
+        } else {
+            if (at != top)
+                FN(restore)(w, e);
+            int64_t free_slots = nc_schedule_free_slots(plan);
+            at = free_slots <= 0 ? end - 1 : top + nc_split(end - top, free_slots + 1);
+            w->slot = e;
+            for (int64_t i = top; i < at && !failed; i++) {
+                r->recomputed += FN(again)(w);
+                failed = w->tile.failed || FN(back_look_up)(s, g);
+            }
+            have_last = 0;
+            FN(refill)(w);
+            w->slot = NULL;
+            if (free_slots > 0 && !failed) {
+                char *kept = nc_record_slot(r, nc_schedule_push(plan, at));
+                if (kept)
+                    FN(save)(w, kept);
+                failed = !kept;
+            }
+        }
+    }
+    s->tile.failed |= w->tile.failed;
+    nc_arena_put(w);
+    return failed;
+}
+
+/* Every entry of a chunk whose record has a limit, made again into one that has none. */
+static int FN(unroll)(nc_problem *p, int64_t chunk, nc_record *out)
+{
+    nc_record *r = p->records + chunk;
+    FN(lanes) *w = FN(new_lanes)(p);
+    if (!w)
+        return 1;
+    FN(start_chunk)(w, chunk);
+    w->silent = 1;
+    if (r->n > 0)
+        FN(restore)(w, nc_record_at(r, 0));
+    char *last = malloc((size_t)r->entry_bytes); /* the adjoint still needs its own */
+    if (last)
+        memcpy(last, r->last, (size_t)r->entry_bytes);
+    int failed = !last;
+    for (int64_t i = 0; i < r->n && !failed; i++) {
+        w->slot = NULL;
+        FN(again)(w);
+        char *e = nc_record_push(out);
+        failed = w->tile.failed || !e;
+        if (!failed)
+            memcpy(e, r->last, (size_t)out->entry_bytes);
+    }
+    if (last)
+        memcpy(r->last, last, (size_t)r->entry_bytes);
+    free(last);
+    nc_arena_put(w);
+    return failed;
+}
+
 static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
 {
     FN(tile) *T = &s->tile;
@@ -362,18 +520,8 @@ static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
     }
     memset(s->lambda, 0, (size_t)(D * s->L) * sizeof(REAL));
     memset(s->sbar, 0, (size_t)(p->n_sample * s->L) * sizeof(double));
-    for (int64_t i = r->n - 1; i >= 0; i--) {
-        if (FN(back_look_up)(s, g))
-            return;
-        int64_t l = FN(back_step)(s, g, r, nc_record_at(r, i), begin);
-        if (l >= 0) {
-            g->bad_sample[chunk] = s->cur[l];
-            g->bad_t[chunk] = T->t[l];
-            return;
-        }
-        if (T->failed)
-            return;
-    }
+    if (r->limit ? FN(back_scheduled)(s, g, chunk, begin) : FN(back_all)(s, g, chunk, begin))
+        return;
     FN(back_samples)(s, g, begin, end);
     FN(panel_flush)(&s->sinks);
     FN(panel_flush)(&s->sample_sinks);

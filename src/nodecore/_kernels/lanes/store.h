@@ -1,30 +1,57 @@
-/* What the forward pass keeps for the backward one: one fixed-size entry a tile step, in blocks. */
+/* What the forward pass keeps for the backward one: fixed-size entries, one a tile step or one a slot
+ * of a checkpoint schedule, in blocks. */
 #ifndef NODECORE_STORE_H
 #define NODECORE_STORE_H
 
 #include <stddef.h>
 #include <stdint.h>
 
+#include "schedule.h"
+
 /* The entry of a tile step for L lanes and D rows of `real`, laid out by nc_record_init:
  *   int32 sample[L], q[L] (the next output when the step began), uint8 flags[L],
- *   double t[L], h[L], t_new[L], real y[D][L] (the state when the step began). */
+ *   double t[L], h[L], t_new[L], real y[D][L] (the state when the step began).
+ * Where a schedule limits the entries, each is a checkpoint: behind the entry is the *carry*, what the
+ * driver needs besides to make this step, and all behind it, again:
+ *   nc_carry, double h_next[L], log_err1[L], log_err2[L], int64 count[L], made[L], int32 stop[L],
+ *   uint8 more[L].
+ * A checkpoint is kept before its step is made; the entry's h, t_new and accepted flags are filled in
+ * when it is (nc_carry.complete). */
+typedef struct {
+    int64_t next, queue_first, queue_size, queue_pos; /* which samples wait, and which are ready */
+    int32_t complete, unused;
+} nc_carry;
+
 typedef struct {
     int64_t n, lanes, dim;
     int64_t entry_bytes, per_block, n_blocks, cap_blocks;
     int64_t off_q, off_flags, off_t, off_h, off_t_new, off_y;
+    int64_t off_carry; /* 0: entries have none */
+    int64_t limit;     /* slots, or 0 */
+    int64_t peak_bytes;
     char **blocks;
+    nc_schedule plan;
+    char *last; /* the entry of the last step made, kept beside the slots */
+    int64_t recomputed; /* lane steps made again by the last backward pass */
 } nc_record;
 
 enum nc_lane_flag {
     NC_LANE_ACCEPTED = 1, /* the lane made a step */
     NC_LANE_HELD = 2,     /* alive, but the step was rejected */
     NC_LANE_FIRST = 4,    /* the step is the sample's first */
-    NC_LANE_AT_STOP = 8   /* the step ends on a stop: its last stages see the left-hand limit */
+    NC_LANE_AT_STOP = 8,  /* the step ends on a stop: its last stages see the left-hand limit */
 };
 
 void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes);
+/* Makes the record a pool of `slots` checkpoints under a schedule; 0, or -1 when memory is out. */
+int nc_record_limit(nc_record *r, int kind, int64_t slots, int64_t n, int64_t segment);
+/* Bytes of a checkpoint and its share of the schedule, and of what there is besides the slots. */
+int64_t nc_checkpoint_bytes(int64_t lanes, int64_t dim, int64_t real_bytes);
+int64_t nc_record_overhead(int64_t lanes, int64_t dim, int64_t real_bytes);
 /* Room for one more entry, or NULL when memory is out. */
 char *nc_record_push(nc_record *r);
+/* The slot's memory, or NULL when memory is out. */
+char *nc_record_slot(nc_record *r, int64_t slot);
 void nc_record_free(nc_record *r);
 int64_t nc_record_bytes(const nc_record *r);
 

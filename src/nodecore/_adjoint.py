@@ -1,0 +1,242 @@
+"""Which gradient, within which memory: `Discrete`, and the plan of its record."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nodecore.schedule import optimal_recomputation
+from nodecore.status import InputError
+
+KEEP_ALL, KEEP_BINOMIAL, KEEP_ONLINE, KEEP_UNIFORM = range(4)
+
+# one chunk: (kind, slots, steps or 0 while unknown, steps of a segment)
+ChunkPlan = tuple[int, int, int, int]
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9,
+          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}  # fmt: skip
+
+
+def parse_bytes(memory: Any) -> int:
+    """A number of bytes, or text like "64 MiB".
+
+    Examples
+    --------
+    >>> parse_bytes("1.5 KiB")
+    1536
+    """
+    if isinstance(memory, int | np.integer | float) and not isinstance(memory, bool) and memory > 0:
+        return int(memory)
+    if isinstance(memory, str):
+        match = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]*)\s*", memory)
+        if match and match[2].upper() in _UNITS:
+            try:
+                return int(float(match[1]) * _UNITS[match[2].upper()])
+            except ValueError:
+                pass
+    raise InputError(f'memory must be a number of bytes or like "64 MiB", not {memory!r}')
+
+
+def quarter_of_memory() -> int:
+    """A quarter of the memory that this process may still use."""
+    limits = []
+    try:
+        with open("/proc/meminfo") as f:
+            for line in f:
+                if line.startswith("MemAvailable:"):
+                    limits.append(int(line.split()[1]) * 1024)
+    except OSError:
+        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+            limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(path) as f:
+                text = f.read().strip()
+            if text != "max":
+                limits.append(int(text))
+        except (OSError, ValueError):
+            pass
+    return max(min(limits, default=1 << 32) // 4, 1 << 20)
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """The exact gradient of what was computed, within a budget of memory.
+
+    Parameters
+    ----------
+    memory : int or str, optional
+        Bytes, or like "64 MiB": the most that is kept for the backward pass, over all samples and
+        threads. What does not fit is computed again from checkpoints. None: no limit.
+    checkpoints : int, optional
+        At most this many stored states a sample, the initial one among them, beside the one being
+        advanced.
+    schedule : {"auto", "all", "uniform", "binomial"}
+        "all" keeps every step (plain backpropagation through the steps). "binomial": the fewest steps
+        made again, by Revolve where the number of steps is known, else placed online. "uniform":
+        every k-th state. "auto": all if it fits, else binomial.
+
+    Raises
+    ------
+    InputError
+        If a value is not possible, or "all" is combined with a limit.
+
+    Notes
+    -----
+    The gradient has the same bits whatever is kept. Griewank & Walther, ACM TOMS 26 (2000) 19-45;
+    Wang, Moin & Iaccarino, SIAM J. Sci. Comput. 31 (2009) 2549-2567. See docs/math/checkpoints.md.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nodecore as nc
+    >>> sol = nc.solve(lambda t, y: -y, [1.0], [0.0, 1.0], method="rk4", steps=1000,
+    ...                adjoint=nc.Discrete(checkpoints=10))
+    >>> g = sol.vjp(np.array([[0.0], [1.0]]))
+    >>> sol.stats.recomputed_steps
+    2637
+    """
+
+    memory: int | str | None = None
+    checkpoints: int | None = None
+    schedule: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.memory is not None:
+            parse_bytes(self.memory)
+        c = self.checkpoints
+        if c is not None and (isinstance(c, bool) or not isinstance(c, int | np.integer) or c < 1):
+            raise InputError(f"checkpoints must be a positive integer, not {c!r}")
+        if self.schedule not in ("auto", "all", "uniform", "binomial"):
+            raise InputError(
+                f'schedule must be "auto", "all", "uniform" or "binomial", not {self.schedule!r}'
+            )
+        limited = self.memory is not None or c is not None
+        if self.schedule == "all" and limited:
+            raise InputError('schedule="all" keeps every step: it excludes memory and checkpoints')
+        if self.schedule in ("uniform", "binomial") and not limited:
+            raise InputError(f'schedule="{self.schedule}" needs memory= or checkpoints=')
+
+    @property
+    def limited(self) -> bool:
+        """Whether something may be computed again."""
+        return self.memory is not None or self.checkpoints is not None
+
+
+def resolve(adjoint: Any) -> Discrete | None:
+    """What a user's ``adjoint`` means; None: no gradient."""
+    if adjoint is None or isinstance(adjoint, Discrete):
+        return adjoint
+    if adjoint == "discrete":
+        return Discrete()
+    if adjoint == "auto":
+        return Discrete(memory=quarter_of_memory())
+    raise InputError(f'adjoint must be None, "auto", "discrete" or an nc.Discrete, not {adjoint!r}')
+
+
+def tile_steps(counts: Sequence[int], lanes: int) -> int:
+    """Steps of a tile that works through samples of these many steps, refilling its lanes."""
+    counts = [int(c) for c in counts if c > 0]
+    if len(set(counts)) <= 1:
+        return (counts[0] if counts else 0) * -(-len(counts) // lanes)
+    ends = [0] * min(lanes, len(counts))
+    for c in counts:
+        heapq.heapreplace(ends, ends[0] + c)
+    return max(ends)
+
+
+@dataclass
+class Plan:
+    """How one solve's record is kept: made when the kernels say how the batch is cut."""
+
+    adjoint: Discrete
+    counts: Any  # steps of each sample, or None while unknown
+    chunks: list[ChunkPlan] | None = None
+    text: str = "discrete: every accepted step is kept"
+
+    def __call__(
+        self, lanes: int, bounds: Sequence[int], checkpoint: int, overhead: int, besides: int
+    ) -> list[ChunkPlan] | None:
+        """The chunks' plans (None: no limit); see Run."""
+        a = self.adjoint
+        n_chunks = len(bounds) - 1
+        if not a.limited:
+            return None
+        share = None
+        if a.memory is not None:
+            budget = parse_bytes(a.memory)
+            share = (budget - besides) // n_chunks - overhead
+            if share < checkpoint:
+                least = besides + n_chunks * (overhead + checkpoint)
+                raise InputError(
+                    f"memory={a.memory!r} is too small: one checkpoint for each of the {n_chunks} "
+                    f"chunks of {lanes} lanes needs {least} bytes"
+                )
+        plans: list[ChunkPlan] = []
+        predicted = 0
+        for lo, hi in zip(bounds[:-1], bounds[1:], strict=True):
+            plan, again = self._chunk(lanes, lo, hi, checkpoint, share)
+            plans.append(plan)
+            predicted += again
+        self.chunks = plans
+        slots = max(p[1] for p in plans)
+        how = {
+            KEEP_BINOMIAL: "binomial",
+            KEEP_ONLINE: "binomial, placed online",
+            KEEP_UNIFORM: "uniform",
+        }[plans[0][0]]
+        known = self.counts is not None
+        self.text = (
+            f"discrete: {how} checkpoints, {slots} slots of {checkpoint} bytes in "
+            + (f"each of {n_chunks} chunks" if n_chunks > 1 else "one chunk")
+            + (f"; predicted recomputation {predicted} lane steps" if known else "")
+            + (
+                "; all steps fit"
+                if known and predicted == 0 and plans[0][0] == KEEP_BINOMIAL
+                else ""
+            )
+        )
+        return plans
+
+    def _chunk(
+        self, lanes: int, lo: int, hi: int, checkpoint: int, share: int | None
+    ) -> tuple[ChunkPlan, int]:
+        a = self.adjoint
+        n = segment = 0
+        lane_steps = 0
+        counts: list[int] = []
+        if self.counts is not None:
+            counts = [int(c) for c in self.counts[lo:hi] if c > 0]
+            n = tile_steps(counts, lanes)
+            lane_steps = sum(counts)
+        slots = 1 << 62 if share is None else share // checkpoint
+        equal = len(set(counts)) == 1
+        if a.checkpoints is not None:
+            generations = n // counts[0] if equal else 1
+            per_sample = min(a.checkpoints, counts[0]) if equal else a.checkpoints
+            if per_sample * generations <= slots:
+                slots = per_sample * generations
+                segment = counts[0] if equal and generations > 1 else 0
+        if n:
+            slots = min(slots, n)
+        if slots >= 1 << 40:
+            raise InputError("checkpoints is too large")
+        if a.schedule == "uniform":
+            return (KEEP_UNIFORM, int(slots), n, n), 0
+        if not n:
+            return (KEEP_ONLINE, int(slots), 0, 0), 0
+        segment = segment or n
+        each = slots // (n // segment) if segment < n else slots
+        again = optimal_recomputation(min(segment, n), int(each)) * (n // min(segment, n))
+        return (KEEP_BINOMIAL, int(slots), n, segment), again * lane_steps // max(n, 1)
+
+
+def plan_for(adjoint: Discrete, counts: Callable[[], Any]) -> Plan:
+    """The plan of a record; ``counts`` gives the samples' steps where they are known."""
+    return Plan(adjoint, counts() if adjoint.limited else None)
