@@ -185,21 +185,21 @@ def _underflow(sol: Any, b: int, t: float, h: float) -> str:
             f"small beside the interval ({abs(times[-1] - times[0]):.2g}): measure time from a "
             "nearer origin"
         )
-    if rtol < 100 * eps:
+    y = _state(sol, b)
+    f = _slope(sol, b, t, y) if y is not None else None
+    if y is not None and f is not None and np.isfinite(f).all():
+        k = int(np.argmax(np.abs(y)))
+        if abs(f[k] * h) > 1e-6 * abs(y[k]):  # it still changes by much in so short a step
+            return (
+                f"The likely cause: the solution blows up in finite time; y{component(state, k)} "
+                f"has grown to {y[k]:.3g}. Check signs and units, bound the growth, or end t before"
+            )
+    if rtol < 20 * eps:
         return (
             f"The likely cause: rtol={rtol:g} is near the rounding of {state.y0.dtype}, so that no "
             "step is good enough: loosen rtol"
             + (", or pass y0 as float64" if state.y0.dtype == np.float32 else "")
         )
-    y = _state(sol, b)
-    f = _slope(sol, b, t, y) if y is not None else None
-    if y is not None and f is not None and np.isfinite(f).all():
-        k = int(np.argmax(np.abs(y)))
-        if abs(f[k] * h) > 1e-3 * abs(y[k]):  # it still changes by much in so short a step
-            return (
-                f"The likely cause: the solution blows up in finite time; y{component(state, k)} "
-                f"has grown to {y[k]:.3g}. Check signs and units, bound the growth, or end t before"
-            )
     return (
         "Likely causes: the field is discontinuous or infinite there (put the time of a jump in "
         "tstops, or smooth it), or a component passes zero with too small an atol (give atol its "

@@ -338,7 +338,9 @@ class Solution:
     # ---- the frozen grid ----------------------------------------------------------------------
 
     def _steps(self) -> tuple[Array, ...]:
-        if not self._in.keep or isinstance(self._run, _Pickled):
+        if isinstance(self._run, _Pickled):
+            raise GradientError("this solution kept no steps: it was pickled")
+        if not self._in.keep:
             raise GradientError("this solution kept no steps: solve with adjoint=... or dense=True")
         steps: tuple[Array, ...] = self._run.steps()
         return steps
