@@ -142,11 +142,15 @@ def lower(
         rows += p.n
     n_params = rows - params_off
     base = dict(u_at)
-    for v in uniform.pending:
+    for v in forward_pending:
+        u_at[v] = Operand(Space.U, rows, Kind.UNI)
+        rows += v.n
+    # the backward pass's values are not there yet: the prologue must not read them
+    prologue = _prologue("prologue", forward_pending, u_at)
+    for v in adjoint_pending:
         u_at[v] = Operand(Space.U, rows, Kind.UNI)
         rows += v.n
 
-    prologue = _prologue("prologue", forward_pending, u_at)
     ty = {t: Operand(Space.T, 0), y: Operand(Space.Y, 0)}
     sample = emit("sample", list(s_at.items()), {**u_at, **args_at})
     field_given = {**u_at, **s_at, **ty}
