@@ -10,9 +10,21 @@ import nodecore
 ROOT = Path(nodecore.__file__).parent
 LAYERS = [
     ["status", "tree"],
-    ["_kernels", "ir", "methods", "control", "schedule", "events", "_field", "_inputs", "_failure"],
+    [
+        "_kernels",
+        "ir",
+        "methods",
+        "control",
+        "schedule",
+        "events",
+        "_field",
+        "_inputs",
+        "_failure",
+        "_adjoint",
+    ],
     ["plan"],
     ["gradient"],
+    ["_run"],
     ["solution"],
     ["_solve"],
     ["_check", "_diagnose", "nn", "optim", "losses", "samples", "objective", "_fit", "plot"],

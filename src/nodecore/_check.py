@@ -9,7 +9,7 @@ import numpy as np
 
 from nodecore import tree
 from nodecore._inputs import Array
-from nodecore._solve import replay, solve
+from nodecore._solve import solve
 from nodecore.solution import Solution
 from nodecore.status import GradientError, InputError
 
@@ -139,8 +139,8 @@ def gradcheck(
                 e: float, name: str = name, value: Any = value, direction: Any = direction
             ) -> float:
                 moved = {name: _moved(value, direction, e)}
-                again = replay(
-                    sol, moved.get("y0"), moved.get("params"), moved.get("args"), moved.get("t"),
+                again = sol._replay(
+                    moved.get("y0"), moved.get("params"), moved.get("args"), moved.get("t"),
                     keep=False,
                 )  # fmt: skip
                 return _dot(dy, again.y)

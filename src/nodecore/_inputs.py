@@ -5,7 +5,6 @@ Every message says which argument (and which leaf, sample, time) is wrong and wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -338,12 +337,3 @@ def params_leaves(params: Any) -> tuple[list[Array], Any]:
         else:
             out.append(_leaf_array(leaf, "params" + tree.paths(treedef)[i]))
     return out, treedef
-
-
-def join(leaves: Sequence[Array], shapes: Sequence[tuple[int, ...]]) -> Array:
-    """Leaves (..., *shape) as one array (..., D)."""
-    parts = [
-        np.asarray(a).reshape(np.shape(a)[: np.ndim(a) - len(s)] + (-1,))
-        for a, s in zip(leaves, shapes, strict=True)
-    ]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)

@@ -1,26 +1,28 @@
-"""The front door: `solve`, and the two ways to run a solved grid again."""
+"""The front door: `solve`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from nodecore import _adjoint, _inputs, methods, plan, tree
-from nodecore._adjoint import Discrete
 from nodecore._failure import failure, warn_precision
-from nodecore._field import Field, Opaque
 from nodecore._inputs import Array, InputError, State, Times
+from nodecore._run import (
+    ADAPTIVE,
+    FIXED_DT,
+    FIXED_STEPS,
+    NO_GRID,
+    Inputs,
+    Like,
+    Signature,
+    run,
+)
 from nodecore.control import FixedStep, resolve
-from nodecore.gradient import Given, GridRule, OpaquePull
-from nodecore.ir.trace import Spec
-from nodecore.solution import Inputs, Solution
-from nodecore.status import Status
-
-ADAPTIVE, FIXED_DT, FIXED_STEPS, REPLAY = range(4)
+from nodecore.gradient import Given, GridRule
+from nodecore.solution import Solution
 
 
 def solve(
@@ -178,36 +180,11 @@ def solve(
         sig.adjoint,
         plan.thread_count(threads),
     )
-    sol = _run(inputs, _NO_GRID, deadline, progress, signature=sig)
-    if on_failure == "raise" and not sol._run.all_ok():
+    made, pull = run(inputs, NO_GRID, deadline, progress, sig)
+    sol = Solution(made, inputs, pull)
+    if on_failure == "raise" and not made.all_ok():
         raise failure(sol)
     return sol
-
-
-_NO_GRID = (None, None, None, None)
-
-
-class _Like(NamedTuple):
-    """A state without its values; what follows the first are the fields of State."""
-
-    y0_shape: tuple[int, int]
-    shapes: tuple[tuple[int, ...], ...]
-    dtypes: tuple[Any, ...]
-    batched: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Signature:
-    """What follows from shapes, dtypes and options alone: read once, then found."""
-
-    method: methods.Tableau
-    like: _Like
-    offsets: tuple[Array, Array]
-    control: tuple[Any, ...]
-    rule: GridRule
-    options: dict[str, Any]
-    keep: bool
-    adjoint: Discrete | None
 
 
 _signatures: plan.Cache[Signature] = plan.Cache(512)
@@ -256,7 +233,7 @@ def _read(
     }  # fmt: skip
     sig = Signature(
         method=tableau,
-        like=_Like(state.y0.shape, state.shapes, state.dtypes, state.batched),
+        like=Like(state.y0.shape, state.shapes, state.dtypes, state.batched),
         offsets=(when.t_off, when.out_off),
         control=control,
         rule=rule,
@@ -348,356 +325,3 @@ def _control(
         *filter_,
     )  # fmt: skip
     return control, rule
-
-
-def _example(inputs: Inputs) -> tuple[Any, ...]:
-    """(t, y, params, args) of the first sample, as the field sees them."""
-    given = inputs.given
-    y = given.state.split(given.state.y0[0].astype(np.float64))
-    args = None
-    if given.args.treedef is not None:
-        leaves = [a[0] if given.state.batched else a for a in given.args.leaves]
-        args = tree.unflatten(given.args.treedef, leaves)
-    params = None
-    if given.params_treedef is not None:
-        params = tree.unflatten(given.params_treedef, given.params)
-    return float(given.when.t[0]), y, params, args
-
-
-def _run(
-    inputs: Inputs,
-    grid: tuple[Any, Any, Any, Any],
-    deadline: float | None,
-    progress: Any,
-    *,
-    signature: Signature | None = None,
-) -> Solution:
-    given = inputs.given
-    state, when, arg = given.state, given.when, given.args
-    keep = inputs.keep
-    dtype = state.y0.dtype
-    opaque = pull = None
-    fields = None
-    if type(inputs.fun) is Field:
-        fields = inputs.fun.plans.get((signature, given.params_treedef))
-    if fields is not None:
-        uniform = fields.uniform(given.params, inputs.adjoint is not None)
-    elif isinstance(inputs.fun, Opaque):
-        n_args = 0
-        fields = plan.opaque_fields(inputs.fun, inputs.method, dtype, state.y0.shape[1], n_args)
-        opaque, pull = _opaque(inputs)
-        uniform = None
-    else:
-        if not callable(inputs.fun):
-            raise InputError(
-                f"a field is a function f(t, y, params, args), not {inputs.fun!r}: the arguments "
-                "of solve are (field, y0, t, params, args)"
-            )
-        kinds = ("f",) * len(state.shapes)
-        y_spec = Spec(state.treedef, state.shapes, kinds)
-        p_spec = Spec(
-            given.params_treedef,
-            tuple([p.shape for p in given.params]),
-            ("f",) * len(given.params),
-        )
-        a_spec = Spec(arg.treedef, arg.shapes, arg.kinds)
-        fields = plan.fields_for(
-            inputs.fun, y_spec, p_spec, a_spec, inputs.method, dtype,
-            inputs.adjoint is not None, lambda: _example(inputs),
-        )  # fmt: skip
-        if type(inputs.fun) is Field and arg.treedef is None and signature is not None:
-            inputs.fun.plans[(signature, given.params_treedef)] = fields
-        uniform = fields.uniform(given.params, inputs.adjoint is not None)
-    record = None
-    if keep:
-        record = _adjoint.plan_for(inputs.adjoint or Discrete(), lambda: _counts(inputs, grid))
-    run = plan.Run(
-        fields,
-        uniform,
-        (
-            state.y0,
-            None if opaque else arg.flat,
-            when.t,
-            when.t_off,
-            when.out_off,
-            *inputs.stops,
-            *grid,
-        ),
-        inputs.control,
-        record,
-        opaque,
-    )
-    seconds = math.inf if deadline is None else deadline
-    if progress:
-        with _bar(progress) as report:
-            run.forward(inputs.threads, seconds, report)
-    else:
-        run.forward(inputs.threads, seconds)
-    sol = Solution(run, inputs)
-    sol._pull = pull
-    return sol
-
-
-def _counts(inputs: Inputs, grid: tuple[Any, Any, Any, Any]) -> Any:
-    """Each sample's number of steps, where the grid is known before the solve."""
-    mode, n_sub, on_outputs, _, _, dt = inputs.control[:6]
-    when = inputs.when
-    n_out = np.diff(when.out_off)
-    if mode == FIXED_STEPS:
-        return n_sub * (n_out - 1)
-    if mode == REPLAY:
-        return np.diff(grid[2])
-    if mode == FIXED_DT and not on_outputs and inputs.stops[0] is None:
-        spans = [abs(t[-1] - t[0]) for t in (when.of(b) for b in range(len(n_out)))]
-        return np.ceil(np.array(spans) / dt - 1e-9).astype(np.int64)
-    return None
-
-
-class _bar:
-    """A tqdm bar, or the user's own callback."""
-
-    def __init__(self, progress: Any) -> None:
-        if progress is not True and not callable(progress):
-            raise InputError(f"progress must be True, False or a function, not {progress!r}")
-        self.progress = progress
-        self.bar: Any = None
-
-    def __enter__(self) -> Callable[[float], None]:
-        if callable(self.progress):
-            call: Callable[[float], None] = self.progress
-            return call
-        from tqdm.auto import tqdm
-
-        self.bar = tqdm(total=100, desc="solve", unit="%", leave=False)
-        return self._update
-
-    def _update(self, done: float) -> None:
-        self.bar.update(round(100 * done) - self.bar.n)
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-        elif callable(self.progress):
-            self.progress(1.0)
-
-
-def _opaque(inputs: Inputs) -> tuple[tuple[Any, Any], OpaquePull | None]:
-    """The callbacks of an opaque field, with their results checked."""
-    fun: Opaque = inputs.fun
-    given = inputs.given
-    arg = given.args
-
-    def args_for(samples: Array) -> Any:
-        if arg.treedef is None:
-            return None
-        leaves = [a[samples] if given.state.batched else a[None] for a in arg.leaves]
-        return tree.unflatten(arg.treedef, leaves)
-
-    params = inputs.params
-
-    def call(t: Array, y: Array, samples: Array) -> Array:
-        result = fun.fun(t, y, params, args_for(samples))
-        return _inputs.returned(result, y.shape, f"the opaque field {fun.__name__}", "y")
-
-    if fun.vjp is None:
-        if inputs.adjoint is not None:
-            raise InputError(
-                f"the opaque field {fun.__name__} has no vjp, so its solution has no gradient: pass "
-                "nc.opaque(fun, vjp=...) or adjoint=None"
-            )
-        return (call, None), None
-    pull = OpaquePull(fun.vjp, params, given, args_for)
-    return (call, pull), pull
-
-
-# ---- Running a grid again -------------------------------------------------------------------------
-
-
-def replay(sol: Solution, y0: Any, params: Any, args: Any, t: Any, *, keep: bool) -> Solution:
-    """See `Solution.replay`."""
-    old = sol._in
-    given = old.given
-    sample, first, at_stop, t_n, h, t_end, _ = sol._steps()
-    state = given.state if y0 is None else _inputs.state(y0, given.state.batched)
-    if state.y0.shape != given.state.y0.shape or state.treedef != given.state.treedef:
-        raise InputError("replay: y0 must have the shape of the solved one")
-    state = state._replace(y0=state.y0.astype(given.state.y0.dtype))
-    leaves, treedef = given.params, given.params_treedef
-    if params is not None:
-        leaves, treedef = _inputs.params_leaves(params)
-        if treedef != given.params_treedef or [p.shape for p in leaves] != [
-            p.shape for p in given.params
-        ]:
-            raise InputError("replay: params must have the tree and shapes of the solved ones")
-    B = len(given.state.y0)
-    arg = given.args
-    if args is not None:
-        arg = _inputs.args_of(args, B, given.state.batched, state.y0.dtype)
-        if (arg.treedef, arg.shapes) != (given.args.treedef, given.args.shapes):
-            raise InputError("replay: args must have the tree and shapes of the solved ones")
-    when = given.when
-    count = np.bincount(sample, minlength=B)
-    off = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
-    if t is not None:
-        when = _inputs.times(t, B, given.state.batched)
-        if (when.out_off != given.when.out_off).any():
-            raise InputError("replay: t must have as many times as the solved ones")
-        t_n, h, t_end = _move_grid(given, when, sample, first, t_n, h, t_end, off, old.stops)
-    # step ends, one more than steps for each sample
-    grid = np.empty(len(t_n) + B)
-    out_step = np.empty(int(when.out_off[-1]), np.int32)
-    for b in range(B):
-        lo, hi = off[b], off[b + 1]
-        grid[lo + b : hi + b] = t_n[lo:hi]
-        grid[hi + b] = t_end[hi - 1] if hi > lo else when.of(b)[0]
-        rows = slice(int(when.out_off[b]), int(when.out_off[b + 1]))
-        n = rows.stop - rows.start
-        out_step[rows] = np.searchsorted(first[lo:hi], np.arange(n), side="right") - 1
-    control = (REPLAY, *old.control[1:8], 2**62, *old.control[9:])
-    inputs = Inputs(
-        fun=old.fun,
-        method=old.method,
-        given=Given(state, leaves, treedef, arg, when, given.grid_rule),
-        params=old.params if params is None else tree.unflatten(treedef, leaves),
-        control=control,
-        stops=old.stops,
-        options=old.options,
-        keep=keep,
-        adjoint=old.adjoint if keep else None,
-        threads=old.threads,
-    )
-    return _run(inputs, (grid, np.ascontiguousarray(h), off, out_step), None, False)
-
-
-def _move_grid(
-    given: Given,
-    when: Times,
-    sample: Array,
-    first: Array,
-    t_n: Array,
-    h: Array,
-    t_end: Array,
-    off: Array,
-    stops: tuple[Array | None, Array | None],
-) -> tuple[Array, Array, Array]:
-    """The steps' starts, sizes and ends when the output times move; the rules of GridRule."""
-    old = given.when
-    t_n, h, t_end = t_n.copy(), h.copy(), t_end.copy()
-    for b in range(len(old.t_off)):
-        here = slice(int(off[b]), int(off[b + 1]))
-        a, z = old.of(b), when.of(b)
-        if (a == z).all():
-            continue
-        start, size, end = t_n[here], h[here], t_end[here]
-        if given.grid_rule is GridRule.HOLD_SIZES:
-            shift = z[0] - a[0]
-            t_n[here], t_end[here] = start + shift, end + shift
-            continue
-        if given.grid_rule is GridRule.HOLD_FRACTIONS:
-            nodes, moved, j = a, z, first[here]
-        else:
-            flat, s_off = stops
-            assert flat is not None and s_off is not None
-            inner = flat[s_off[b] : s_off[b + 1]]
-            nodes = np.concatenate([a[:1], inner, a[-1:]])
-            moved = np.concatenate([z[:1], inner, z[-1:]])
-            sign = 1.0 if a[-1] >= a[0] else -1.0
-            j = np.searchsorted(sign * nodes, sign * start, side="right")
-        lo, hi, lo2, hi2 = nodes[j - 1], nodes[j], moved[j - 1], moved[j]
-        ratio = (hi2 - lo2) / (hi - lo)
-        t_n[here] = np.where(start == lo, lo2, lo2 + (start - lo) * ratio)
-        h[here] = size * ratio
-        t_end[here] = np.where(end == hi, hi2, lo2 + (end - lo) * ratio)
-    return t_n, h, t_end
-
-
-def interpolate(sol: Solution, steps: tuple[Array, ...], t: Any) -> Any:
-    """The dense output: each step that is asked is made once more, from its stored start."""
-    old = sol._in
-    given = old.given
-    state, B = given.state, len(given.state.y0)
-    sample, _, _, t_n, h, t_end, y_n = steps
-    query = _inputs._times_array(t, "t")
-    scalar = query.ndim == 0
-    if query.ndim > (2 if state.batched else 1) or (query.ndim == 2 and len(query) != B):
-        raise InputError(f"t of shape {query.shape} does not fit a batch of {B}")
-    each = np.broadcast_to(query.reshape(1, -1) if query.ndim < 2 else query, (B, query.shape[-1]
-                           if query.ndim else 1))  # fmt: skip
-    K = each.shape[1]
-    count = np.bincount(sample, minlength=B)
-    off = np.concatenate([[0], np.cumsum(count)])
-    out = np.full((B, K, state.y0.shape[1]), np.nan, state.y0.dtype)
-    step_of = np.full((B, K), -1)
-    for b in range(B):
-        times = given.when.of(b)
-        sign = 1.0 if times[-1] >= times[0] else -1.0
-        q = each[b]
-        if (
-            (sign * (q - times[0]) < 0).any()
-            or (sign * (q - times[-1]) > 0).any()
-            or np.isnan(q).any()
-        ):
-            raise InputError(
-                f"a time is outside of the interval [{times[0]:g}, {times[-1]:g}] that was solved"
-            )
-        lo, hi = off[b], off[b + 1]
-        k = np.searchsorted(sign * t_n[lo:hi], sign * q, side="right") - 1
-        if hi > lo:
-            reached = sign * (q - t_end[hi - 1]) <= 0
-            step_of[b, reached] = lo + np.maximum(k[reached], 0)
-        out[b, q == times[0]] = state.y0[b]
-        step_of[b, q == times[0]] = -1
-    flat = np.flatnonzero(step_of.reshape(-1) >= 0)
-    if flat.size:
-        which = step_of.reshape(-1)[flat]
-        used, place = np.unique(which, return_inverse=True)
-        # one run of one step a used step; its outputs in the order of time
-        q = each.reshape(-1)[flat]
-        sign = np.sign(h[used])[place]
-        order = np.lexsort((sign * q, place))
-        n = np.bincount(place, minlength=len(used)) + 1
-        out_off = np.concatenate([[0], np.cumsum(n)]).astype(np.int64)
-        times = np.empty(int(out_off[-1]))
-        times[out_off[:-1]] = t_n[used]
-        rows = (
-            out_off[place[order]]
-            + 1
-            + (np.arange(flat.size) - (out_off[:-1] - np.arange(len(used)))[place[order]])
-        )
-        times[rows] = q[order]
-        out_step = np.zeros(int(out_off[-1]), np.int32)
-        out_step[out_off[:-1]] = -1
-        grid = np.stack([t_n[used], t_end[used]], axis=1).reshape(-1)
-        arg = given.args
-        who = sample[used]
-        if arg.flat is not None:
-            leaves = tuple([(a if state.batched else a[None])[who] for a in arg.leaves])
-            arg = arg._replace(flat=arg.flat[who], leaves=leaves)
-        inputs = Inputs(
-            fun=old.fun,
-            method=old.method,
-            given=Given(
-                state._replace(y0=np.ascontiguousarray(y_n[used]), batched=True),
-                given.params,
-                given.params_treedef,
-                arg,
-                Times(times, out_off[:-1].copy(), out_off, "ragged", None),
-                given.grid_rule,
-            ),
-            params=old.params,
-            control=(REPLAY, *old.control[1:8], 2**62, *old.control[9:]),
-            stops=(None, None),
-            options={},
-            threads=old.threads,
-        )
-        one = np.arange(len(used) + 1, dtype=np.int64)
-        found = _run(inputs, (grid, np.ascontiguousarray(h[used]), one, out_step), None, False)
-        values = found._run.y[rows]
-        out.reshape(B * K, -1)[flat[order]] = values
-    result = out if state.batched else out[0]
-    if scalar:
-        result = result[..., 0, :]
-    return state.split(result)
-
-
-__all__ = ["Status", "interpolate", "replay", "solve"]

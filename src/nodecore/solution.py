@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from nodecore import gradient, plan, tree
-from nodecore._adjoint import Discrete, Plan
-from nodecore._inputs import Array, State, Times, join
-from nodecore.gradient import Given, Gradient, GridRule, OpaquePull
+from nodecore import _run, gradient, plan, tree
+from nodecore._adjoint import Plan
+from nodecore._inputs import Array
+from nodecore._run import Inputs
+from nodecore.gradient import Gradient, OpaquePull
 from nodecore.ir.graph import STEP
-from nodecore.ir.trace import Spec, Static, spec_of, trace_scalar
-from nodecore.methods import Tableau
+from nodecore.ir.trace import Static, spec_of, trace_scalar
 from nodecore.status import GradientError, InputError, Status
 
 
@@ -44,30 +44,6 @@ class Stats:
     recomputed_steps: int
 
 
-@dataclass
-class Inputs:
-    """Everything a solve was given, read; enough to replay it."""
-
-    fun: Any
-    method: Tableau
-    given: Given
-    params: Any
-    control: tuple[Any, ...]
-    stops: tuple[Array | None, Array | None]
-    options: dict[str, Any] = field(repr=False)
-    keep: bool = False
-    adjoint: Discrete | None = None
-    threads: int = 1
-
-    @property
-    def state(self) -> State:
-        return self.given.state
-
-    @property
-    def when(self) -> Times:
-        return self.given.when
-
-
 class Solution:
     """The solution of an initial value problem for one sample or a batch.
 
@@ -87,12 +63,12 @@ class Solution:
         Which gradient method was used, and why.
     """
 
-    def __init__(self, run: Any, inputs: Inputs) -> None:
+    def __init__(self, run: Any, inputs: Inputs, pull: OpaquePull | None = None) -> None:
         self._run = run
         self._in = inputs
-        self._pull: OpaquePull | None = None
+        self._pull = pull
         self._y: Any = None
-        self._dense: Any = None
+        self._grid: tuple[Array, ...] | None = None  # every accepted step, once it is asked for
 
     # ---- what came out ------------------------------------------------------------------------
 
@@ -185,7 +161,7 @@ class Solution:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._run = state["pickled"]
         self._in = self._run.inputs_of
-        self._pull = self._y = self._dense = None
+        self._pull = self._y = self._grid = None
 
     # ---- gradients ----------------------------------------------------------------------------
 
@@ -363,9 +339,13 @@ class Solution:
             Per sample the accepted step sizes and the step of each output are those of this
             solution. A non-finite value is a status. With nothing changed it has the same bits.
         """
-        from nodecore._solve import replay
+        return self._replay(y0, params, args, t, keep=self._in.keep)
 
-        return replay(self, y0, params, args, t, keep=self._in.keep)
+    def _replay(self, y0: Any, params: Any, args: Any, t: Any, *, keep: bool) -> Solution:
+        if self._grid is None:
+            self._grid = self._steps()
+        made, pull, inputs = _run.replay(self._in, self._grid, y0, params, args, t, keep=keep)
+        return Solution(made, inputs, pull)
 
     def __call__(self, t: Any) -> Any:
         """The dense output (with ``dense=True``): the states at any times within the solve.
@@ -387,11 +367,9 @@ class Solution:
         """
         if not self._in.options.get("dense"):
             raise InputError("the solution is a function of time only with solve(..., dense=True)")
-        from nodecore._solve import interpolate
-
-        if self._dense is None:
-            self._dense = self._steps()
-        return interpolate(self, self._dense, t)
+        if self._grid is None:
+            self._grid = self._steps()
+        return _run.interpolate(self._in, self._grid, t)
 
 
 @dataclass
@@ -430,6 +408,3 @@ def _is_arrays(value: Any) -> bool:
         return bool(leaves) and all(np.asarray(x).dtype.kind in "fiub" for x in leaves)
     except (InputError, ValueError, TypeError):
         return False
-
-
-__all__ = ["GridRule", "Inputs", "Solution", "Spec", "Stats", "join"]
