@@ -12,6 +12,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from nodecore.ir.emit import emit
 from nodecore.ir.graph import Graph, Node
 from nodecore.ir.lower import Lowered, lower
 from nodecore.ir.program import Operand, Program, Space
-from nodecore.ir.trace import Spec, Trace, graph_key, trace_field
+from nodecore.ir.trace import Spec, Trace, graph_key, trace_field, trace_scalar
 from nodecore.methods import Tableau
 from nodecore.status import InputError, TraceError
 
@@ -323,10 +324,36 @@ class Function:
 
 
 _functions: Cache[Function] = Cache(128)
+_pure: WeakKeyDictionary[Any, dict[Any, Function]] = WeakKeyDictionary()
 
 
-def function(graph: Graph, value: Node, inputs: list[Node], wrt: list[Node]) -> Function:
-    """The compiled value and gradient of a traced scalar function."""
-    place = {v: i for i, v in enumerate(inputs)}
-    key = (graph_key([value]), tuple([v.n for v in inputs]), tuple([place[w] for w in wrt]))
-    return _functions.get(key, lambda: Function(graph, value, inputs, wrt))
+def scalar_function(fun: Any, inputs: list[Any], n_wrt: int) -> Function:
+    """The compiled value and gradient of a function of trees (see ir.trace.trace_scalar).
+
+    The gradient is that in the first ``n_wrt`` inputs. A function that promises to be pure (an
+    ``nc.field``, or one with the attribute ``__nodecore_pure__``) is traced once a signature; any
+    other is traced at each call, and found by the content of the trace.
+    """
+    known = key = None
+    if isinstance(fun, Field) or getattr(fun, "__nodecore_pure__", False):
+        key = (tuple(inputs), n_wrt)
+        try:
+            known = _pure.setdefault(fun, {})
+            found = known.get(key)
+        except TypeError:  # not hashable, or not weakly referenced
+            known = found = None
+        if found is not None:
+            return found
+    trace = trace_scalar(fun.fun if isinstance(fun, Field) else fun, inputs)
+    nodes = [v for group in trace.inputs for v in group]
+    wrt = [v for group in trace.inputs[:n_wrt] for v in group]
+    place = {v: i for i, v in enumerate(nodes)}
+    content = (
+        graph_key([trace.out]),
+        tuple([v.n for v in nodes]),
+        tuple([place[w] for w in wrt]),
+    )
+    made = _functions.get(content, lambda: Function(trace.graph, trace.out, nodes, wrt))
+    if known is not None:
+        known[key] = made
+    return made

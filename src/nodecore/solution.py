@@ -14,7 +14,7 @@ from nodecore._inputs import Array
 from nodecore._run import Inputs
 from nodecore.gradient import Gradient, OpaquePull
 from nodecore.ir.graph import STEP
-from nodecore.ir.trace import Static, spec_of, trace_scalar
+from nodecore.ir.trace import Static, spec_of
 from nodecore.status import GradientError, InputError, Status
 
 
@@ -288,11 +288,7 @@ class Solution:
                 continue
             specs.append((name, spec_of(value), STEP))
             values += [np.asarray(x, np.float64).reshape(-1) for x in tree.flatten(value)[0]]
-        trace = trace_scalar(loss, specs)
-        nodes = [v for group in trace.inputs for v in group]
-        wrt = [*trace.inputs[0], *(trace.inputs[1] if with_params else [])]
-        fun = plan.function(trace.graph, trace.out, nodes, wrt)
-        out = fun(np.concatenate(values))
+        out = plan.scalar_function(loss, specs, 2 if with_params else 1)(np.concatenate(values))
         leaves, treedef = tree.flatten(self.y)
         start, parts = 1, []
         for leaf in leaves:
