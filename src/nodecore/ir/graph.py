@@ -15,6 +15,7 @@ products with wild factors are ``zmul`` there, and plain ``mul`` otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,12 @@ def _as_index(idx: npt.ArrayLike) -> IndexArray:
     out = np.ascontiguousarray(idx, dtype=np.int32).reshape(-1)
     out.flags.writeable = False
     return out
+
+
+@lru_cache(maxsize=4096)
+def _row_index(i: int) -> tuple[IndexArray, bytes]:
+    idx = _as_index([i])
+    return idx, idx.tobytes()
 
 
 class Graph:
@@ -215,6 +222,8 @@ class Graph:
         """``out[r] = x[idx[r]]``, or 0 where ``idx[r] < 0``."""
         idx = _as_index(idx)
         n = idx.size
+        if n == 1:
+            return self.row(x, int(idx[0]))
         if n and int(idx.max()) < 0:
             return self.zeros(n)
         if x.op == "gather":
@@ -222,9 +231,9 @@ class Graph:
         if n == x.n and (idx == np.arange(n)).all():
             return x
         if x.op == "const":
-            if n == 1 or x.n > 1 or (idx < 0).any():
+            if x.n > 1 or (idx < 0).any():
                 values = np.where(idx < 0, 0.0, x.data[idx])
-                if not (n > 1 and (values == values[0]).all()):
+                if n == 0 or not (values == values[0]).all():
                     return self.const(values)
                 x, idx = self.const(values[0]), _as_index(np.zeros(n, np.int32))
         elif x.op == "concat" and n:
@@ -235,6 +244,24 @@ class Graph:
                     return self.gather(part, idx - start)
                 start += part.n
         return self._node("gather", (x,), n, idx.tobytes(), idx)
+
+    def row(self, x: Node, i: int) -> Node:
+        """One row; 0 where ``i < 0``."""
+        while x.op == "gather" and i >= 0:
+            x, i = x.args[0], int(x.data[i])
+        if i < 0:
+            return self.const(0.0)
+        if x.n == 1:
+            return x
+        if x.op == "const":
+            return self.const(float(x.data[i]))
+        if x.op == "concat":
+            for part in x.args:
+                if i < part.n:
+                    return self.row(part, i)
+                i -= part.n
+        idx, key = _row_index(i)
+        return self._node("gather", (x,), 1, key, idx)
 
     def segsum(self, x: Node, idx: npt.ArrayLike, n: int) -> Node:
         """``out[idx[e]] += x[e]``, skipping ``idx[e] < 0``: the transpose of ``gather``."""

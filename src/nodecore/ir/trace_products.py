@@ -19,7 +19,7 @@ from .trace_reduce import axes_of
 from .trace_reduce import sum as sum_
 from .trace_shapes import function, join, lift_all
 from .trace_ufuncs import ufunc
-from .tracer import FUNCTIONS, Tracer, positions
+from .tracer import FUNCTIONS, Tracer, positions, size_of
 
 
 def _contract(a: Tracer, b: Tracer, N: int, K: int, M: int, shape: tuple[int, ...]) -> Tracer:
@@ -46,7 +46,7 @@ def matmul(a: Tracer, b: Tracer, **kwargs: Any) -> Tracer:
         lead = a.shape[:-1]
         M = b.shape[1] if b.ndim == 2 else 1
         shape = lead + b.shape[1:]
-        return _contract(a, b, int(np.prod(lead)), K, M, shape)
+        return _contract(a, b, size_of(lead), K, M, shape)
     if a.ndim == 1:
         return einsum("k,...km->...m", a, b)
     return einsum("...nk,...km->...nm", a, b)

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from .blame import inside_scipy, trace_error, users_frame, users_text
 from .graph import Graph, IndexArray, Node
+from .patches import Patches
 
 Shape = tuple[int, ...]
 Function = Callable[..., Any]
@@ -67,7 +68,7 @@ class Tracer:
     """An array of one sample whose values are not known yet."""
 
     __slots__ = (
-        "_base", "_cell", "_g", "_index", "_lock", "_node", "_parts", "_version", "_where",
+        "_base", "_cell", "_g", "_index", "_lock", "_node", "_patches", "_version",
         "kind", "shape",
     )  # fmt: skip
     __array_priority__ = 1000.0
@@ -79,8 +80,7 @@ class Tracer:
         self._g, self._node, self.shape, self.kind, self._lock = g, node, shape, kind, lock
         self._base: Tracer | None = None
         self._index: npt.NDArray[Any] | None = None
-        self._parts: list[Node] | None = None
-        self._where: npt.NDArray[Any] | None = None
+        self._patches: Patches | None = None
         self._version = 0
         self._cell = bool(shape)  # whether `x += 1` changes the object, as it does for arrays
 
@@ -95,7 +95,9 @@ class Tracer:
                 self._node = base._rows(self.at)
                 self._version = base._version
         elif self._node is None:
-            self._node = self._assemble()
+            assert self._patches is not None
+            self._node = self._patches.assemble()
+            self._patches = None
         return self._node
 
     @property
@@ -105,43 +107,18 @@ class Tracer:
 
     def _rows(self, at: Any) -> Node:
         """Some elements; after writes, without assembling the rest if one write has them all."""
-        if self._parts is not None:
-            assert self._where is not None
-            where = self._where[at].reshape(-1)
-            start = 0
-            lo, hi = (int(where.min()), int(where.max())) if where.size else (0, -1)
-            for part in self._parts:
-                if start <= lo and hi < start + part.n:
-                    return self._g.gather(part, where - start)
-                start += part.n
+        if self._patches is not None:
+            found = self._patches.read(at)
+            if found is not None:
+                return found
         return self._g.gather(self.node, at)
 
-    def _assemble(self) -> Node:
-        """The node after writes to some of the elements: the latest value of each."""
-        parts, where = self._parts, self._where
-        assert parts is not None and where is not None
-        starts = np.cumsum([0] + [p.n for p in parts])
-        owner = np.searchsorted(starts, where, side="right") - 1
-        used = np.unique(owner)
-        if len(used) == 1:
-            node = self._g.gather(parts[used[0]], where - starts[used[0]])
-        else:
-            first = np.flatnonzero(np.diff(where, prepend=-2) != 1)
-            first = np.union1d(first, np.flatnonzero(np.diff(owner, prepend=-1)))
-            if len(first) <= 2 * len(used):
-                last = np.append(first[1:], len(where))
-                pieces = []
-                for lo, hi in zip(first, last, strict=True):
-                    part = owner[lo]
-                    begin = where[lo] - starts[part]
-                    pieces.append(self._g.gather(parts[part], np.arange(begin, begin + hi - lo)))
-                node = self._g.concat(pieces)
-            else:
-                whole = self._g.concat([parts[p] for p in used])
-                shift = np.cumsum([0] + [parts[p].n for p in used])[:-1] - starts[used]
-                node = self._g.gather(whole, where + shift[np.searchsorted(used, owner)])
-        self._parts = self._where = None
-        return node
+    def _row(self, at: int) -> Node:
+        """One element, by its flat position in the base."""
+        root = self if self._base is None else self._base
+        if root._patches is not None:
+            return root._patches.row(at)
+        return self._g.row(root.node, at)
 
     def _check_writable(self) -> None:
         lock = self._lock if self._base is None else self._lock or self._base._lock
@@ -163,17 +140,13 @@ class Tracer:
             root, where = self._base, own if where is None else own[where]
         root._version += 1
         if where is None:
-            root._node, root._parts, root._where = node, None, None
+            root._node, root._patches = node, None
             return
         if node.n != where.size:
             node = root._g.gather(node, np.zeros(where.size, np.int32))
-        if root._parts is None:
-            old = root.node
-            root._parts, root._where = [old], np.arange(old.n)
-        assert root._where is not None
-        start = sum(p.n for p in root._parts)
-        root._where[where] = np.arange(start, start + node.n)
-        root._parts.append(node)
+        if root._patches is None:
+            root._patches = Patches(root._g, root.node)
+        root._patches.write(where, node)
         root._node = None
 
     @property
@@ -185,7 +158,7 @@ class Tracer:
         """The elements that NumPy has picked from ``self.at``: a view where ``at`` is one."""
         root = self if self._base is None else self._base
         if not isinstance(at, np.ndarray):
-            return Tracer(self._g, root._rows([at]), (), self.kind)
+            return Tracer(self._g, self._row(int(at)), (), self.kind)
         if root._lock is not None or not np.may_share_memory(at, self.at):
             lock = root._lock if np.may_share_memory(at, self.at) else None
             return Tracer(self._g, root._rows(at), at.shape, self.kind, lock)
@@ -251,8 +224,8 @@ class Tracer:
             n = self.shape[0]
             if not -n <= key < n:
                 raise IndexError(f"index {key} is out of bounds for axis 0 with size {n}")
-            if self._base is None:
-                return Tracer(self._g, self._rows([key % n]), (), self.kind)
+            at = key % n if self._index is None else int(self._index[key])
+            return Tracer(self._g, self._row(at), (), self.kind)
         if _has_tracer(key):
             if isinstance(key, Tracer) and key.kind == "i" and key.ndim < 2 and self.shape:
                 return self._look_up(key)
@@ -283,6 +256,9 @@ class Tracer:
         if _has_tracer(key):
             raise _dynamic_index(key)
         idx = np.asarray(positions(self.shape)[key])
+        if not x.shape and not idx.shape:
+            self._write(idx.reshape(1), x.node)
+            return
         shape = x.shape
         while len(shape) > idx.ndim and shape[0] == 1:
             shape = shape[1:]
