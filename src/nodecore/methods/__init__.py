@@ -1,36 +1,66 @@
 """The registry of methods: `names()` and `get(name)`.
 
-Coefficients are data, one file a family (`explicit`); `tableau` holds their type with its
-invariants, `order` the theory they are tested against. A method is added by adding its builder to
-its family's table: names, aliases, documentation and tests follow from there.
+Coefficients are data, one file a family (`explicit`, `dirk`, `rosenbrock`, `radau`); `tableau`
+holds their types with their invariants, `order` the theory they are tested against. A method is
+added by adding its builder to its family's table: names, aliases, documentation and tests follow
+from there. `STEPPED` says which families have a stepper, and so which methods users see.
 """
 
 import difflib
+from collections.abc import Callable, Mapping
 from functools import cache
+from importlib import import_module
+from typing import TypeAlias, overload
 
 from ..status import InputError
-from .explicit import BUILDERS as _EXPLICIT
-from .tableau import Tableau
+from .tableau import Rosenbrock, Tableau
 
-__all__ = ["Tableau", "get", "names"]
+__all__ = ["FAMILIES", "STEPPED", "Method", "Rosenbrock", "Tableau", "get", "names"]
 
-_BUILDERS = {**_EXPLICIT}
+Method: TypeAlias = Tableau | Rosenbrock
+
+# Family -> its module and the table in it; imported when first asked for.
+_TABLES = {
+    "explicit": ("explicit", "BUILDERS"),
+    "dirk": ("dirk", "BUILDERS"),
+    "imex": ("dirk", "IMEX_BUILDERS"),
+    "rosenbrock": ("rosenbrock", "BUILDERS"),
+    "radau": ("radau", "BUILDERS"),
+}
+
+FAMILIES: tuple[str, ...] = tuple(_TABLES)
+STEPPED: tuple[str, ...] = ("explicit",)
 
 
-def names() -> tuple[str, ...]:
+@cache
+def _builders(families: tuple[str, ...]) -> Mapping[str, Callable[[], Method]]:
+    out: dict[str, Callable[[], Method]] = {}
+    for family in families:
+        module, table = _TABLES[family]
+        out |= getattr(import_module(f".{module}", __name__), table)
+    return out
+
+
+def names(families: tuple[str, ...] = STEPPED) -> tuple[str, ...]:
     """Names of all methods.
+
+    Parameters
+    ----------
+    families : tuple of str
+        The families to list, of `FAMILIES`. Default: those that `nodecore.solve` runs.
 
     Examples
     --------
     >>> "tsit5" in names()
     True
     """
-    return tuple(_BUILDERS)
+    return tuple(_builders(families))
 
 
 @cache
-def _tableau(name: str) -> Tableau:
-    return _BUILDERS[name]()
+def _method(name: str) -> Method:
+    # Family by family, so that none is imported in vain.
+    return next(b[name] for f in FAMILIES if name in (b := _builders((f,))))()
 
 
 def _normal(name: str) -> str:
@@ -39,28 +69,38 @@ def _normal(name: str) -> str:
 
 
 @cache
-def _index() -> dict[str, str]:
+def _index(families: tuple[str, ...]) -> dict[str, str]:
     """Normalised names and aliases -> names."""
-    index = {_normal(name): name for name in _BUILDERS}
-    for name in _BUILDERS:
-        for alias in _tableau(name).aliases:
+    index = {_normal(name): name for name in names(families)}
+    for name in names(families):
+        for alias in _method(name).aliases:
             if index.setdefault(_normal(alias), name) != name:
                 raise ValueError(f"alias {alias!r} of {name!r} already means another method")
     return index
 
 
-def get(name: str | Tableau) -> Tableau:
+@overload
+def get(name: str | Tableau) -> Tableau: ...
+
+
+@overload
+def get(name: str | Method, families: tuple[str, ...]) -> Method: ...
+
+
+def get(name: str | Method, families: tuple[str, ...] = STEPPED) -> Method:
     """The method of a name.
 
     Parameters
     ----------
-    name : str or Tableau
+    name : str, Tableau or Rosenbrock
         A name of `names()` or an alias (`RK45`, `Dopri5`, `BS3`, ...); case, spaces, hyphens and
-        underscores do not matter. A Tableau is returned as it is.
+        underscores do not matter. A method is returned as it is.
+    families : tuple of str
+        Where to look, of `FAMILIES`. Default: those that `nodecore.solve` runs.
 
     Returns
     -------
-    Tableau
+    Tableau or Rosenbrock
         The same object at every call.
 
     Raises
@@ -73,23 +113,25 @@ def get(name: str | Tableau) -> Tableau:
     >>> get("RK45").name
     'dopri5'
     """
-    if isinstance(name, Tableau):
-        return name
+    if isinstance(name, Tableau | Rosenbrock):
+        if name.family in families:
+            return name
+        name = name.name
     if not isinstance(name, str):
         raise InputError(f"method must be a name, not {type(name).__name__}: {', '.join(names())}")
-    return _find(name)
+    return _find(name, families)
 
 
 @cache
-def _find(name: str) -> Tableau:
-    if name in _BUILDERS:
-        return _tableau(name)
-    index = _index()
+def _find(name: str, families: tuple[str, ...]) -> Method:
+    if name in _builders(families):
+        return _method(name)
+    index = _index(families)
     key = _normal(name)
     if key in index:
-        return _tableau(index[key])
+        return _method(index[key])
     near = difflib.get_close_matches(key, index, n=1, cutoff=0.0)
     raise InputError(
         f"unknown method {name!r}; did you mean {index[near[0]]!r}? "
-        f"The methods are {', '.join(names())}"
+        f"The methods are {', '.join(names(families))}"
     )

@@ -13,8 +13,8 @@ import numpy as np
 
 from .tableau import FloatArray
 
-Vector: TypeAlias = "list[Fraction]"
-Matrix: TypeAlias = "list[list[Fraction]]"
+Vector: TypeAlias = list[Fraction]
+Matrix: TypeAlias = list[list[Fraction]]
 
 DIGITS = 60
 

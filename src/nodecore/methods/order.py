@@ -11,17 +11,21 @@ are left when the root is taken away:
 
     gamma(t)  = rho(t) prod_sub gamma(sub)
     Phi_i(t)  = prod_sub sum_j A[i, j] Phi_j(sub)
+
+Of a Rosenbrock method, in its classical form, A is alpha where a node has several subtrees and
+beta = alpha + Gamma where it has one (Hairer & Wanner II, IV.7). Of an additive method every branch
+has either part's A, and the conditions hold for all choices (Kennedy & Carpenter 2003).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, product
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from .tableau import FloatArray, Tableau
+from .tableau import FloatArray, Rosenbrock, Tableau
 
 # A rooted tree is the sorted tuple of its subtrees; () is the tree of one node.
 Tree: TypeAlias = "tuple[Tree, ...]"
@@ -82,48 +86,102 @@ class Condition(NamedTuple):
     phi: FloatArray
 
 
-def conditions(A: npt.ArrayLike, order: int) -> list[Condition]:
-    """The order conditions that stages with weights A (s, s) impose, up to `order`."""
+def conditions(
+    A: npt.ArrayLike, order: int, single: npt.ArrayLike | None = None
+) -> list[Condition]:
+    """The order conditions that stages with weights A (s, s) impose, up to `order`.
+
+    `single` replaces A where a node has one subtree (a Rosenbrock method's alpha + Gamma).
+    """
     matrix = np.asarray(A, dtype=np.float64)
+    single = matrix if single is None else np.asarray(single, dtype=np.float64)
     phis: dict[Tree, FloatArray] = {}
     out = []
     for n in range(1, order + 1):
         for tree in trees(n):
             phi: FloatArray = np.ones(len(matrix))
             for sub in tree:
-                phi = phi * (matrix @ phis[sub])
+                phi = phi * ((single if len(tree) == 1 else matrix) @ phis[sub])
             phis[tree] = phi
             out.append(Condition(tree, n, density(tree), phi))
+    return out
+
+
+def additive_conditions(matrices: Sequence[npt.ArrayLike], order: int) -> list[Condition]:
+    """The order conditions of an additive method: of trees whose branches are of several kinds."""
+    kinds = [np.asarray(A, dtype=np.float64) for A in matrices]
+    phis: dict[Tree, list[FloatArray]] = {}
+    out: list[Condition] = []
+    for n in range(1, order + 1):
+        for tree in trees(n):
+            branches = [[A @ phi for A in kinds for phi in phis[sub]] for sub in tree]
+            phis[tree] = [
+                np.prod([np.ones(len(kinds[0])), *choice], axis=0) for choice in product(*branches)
+            ]
+            out.extend(Condition(tree, n, density(tree), phi) for phi in phis[tree])
     return out
 
 
 # ---- Residuals -----------------------------------------------------------------------------------
 
 
-def residual(A: npt.ArrayLike, weights: npt.ArrayLike, order: int) -> float:
-    """Largest violation by step weights (s,) of the conditions up to `order`.
+def classical(method: Tableau | Rosenbrock) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """A, what replaces it at nodes of one subtree, and b: arguments of the order conditions."""
+    if isinstance(method, Tableau):
+        return method.A, method.A, method.b
+    return method.alpha, method.alpha + method.Gamma, method.b
 
-    Each violation is relative to max(1, sum_i |w_i phi_i|), the scale at which the sum is rounded.
-    """
+
+def _violation(weights: npt.ArrayLike, found: Iterable[Condition]) -> float:
     w = np.asarray(weights, dtype=np.float64)
     worst = 0.0
-    for condition in conditions(A, order):
+    for condition in found:
         terms = w * condition.phi
         violation = abs(float(terms.sum()) - 1 / condition.density)
         worst = max(worst, violation / max(1.0, float(np.abs(terms).sum())))
     return worst
 
 
-def dense_residual(A: npt.ArrayLike, P: npt.ArrayLike, order: int) -> float:
+def residual(
+    A: npt.ArrayLike, weights: npt.ArrayLike, order: int, single: npt.ArrayLike | None = None
+) -> float:
+    """Largest violation by step weights (s,) of the conditions up to `order`.
+
+    Each violation is relative to max(1, sum_i |w_i phi_i|), the scale at which the sum is rounded.
+    """
+    return _violation(weights, conditions(A, order, single))
+
+
+def additive_residual(
+    matrices: Sequence[npt.ArrayLike], weights: npt.ArrayLike, order: int
+) -> float:
+    """As `residual`, for an additive method."""
+    return _violation(weights, additive_conditions(matrices, order))
+
+
+def dense_residual(
+    A: npt.ArrayLike, P: npt.ArrayLike, order: int, single: npt.ArrayLike | None = None
+) -> float:
     """Largest violation by dense-output weights P (s, degree) of the conditions up to `order`.
 
     b_i(theta) is of order q if sum_i b_i(theta) Phi_i(t) = theta^rho(t) / gamma(t) for every theta
     and rho(t) <= q: as polynomials, so each power of theta gives one condition. Relative as in
     `residual`.
     """
+    return _dense_violation(P, conditions(A, order, single))
+
+
+def additive_dense_residual(
+    matrices: Sequence[npt.ArrayLike], P: npt.ArrayLike, order: int
+) -> float:
+    """As `dense_residual`, for an additive method."""
+    return _dense_violation(P, additive_conditions(matrices, order))
+
+
+def _dense_violation(P: npt.ArrayLike, found: Iterable[Condition]) -> float:
     polynomials = np.asarray(P, dtype=np.float64)
     worst = 0.0
-    for condition in conditions(A, order):
+    for condition in found:
         terms = condition.phi[:, None] * polynomials
         want = np.zeros(max(polynomials.shape[1], condition.order))
         want[condition.order - 1] = 1 / condition.density
@@ -156,8 +214,18 @@ def measured_order(steps: npt.ArrayLike, errors: npt.ArrayLike) -> float:
 # ---- Linear stability ----------------------------------------------------------------------------
 
 
-def stability_function(tableau: Tableau) -> tuple[FloatArray, FloatArray]:
+def stability_function(
+    method: Tableau | Rosenbrock, weights: npt.ArrayLike | None = None
+) -> tuple[FloatArray, FloatArray]:
     """R(z) = N(z) / D(z), the factor by which a step of y' = lambda y multiplies y, z = h lambda.
+
+    Parameters
+    ----------
+    method : Tableau or Rosenbrock
+        Of an additive method, the implicit part.
+    weights : (s,) array_like, optional
+        Other weights than the step's: of the embedded solution, or dense-output weights. Of a
+        Rosenbrock method, those of its k.
 
     Returns
     -------
@@ -166,24 +234,58 @@ def stability_function(tableau: Tableau) -> tuple[FloatArray, FloatArray]:
 
     Notes
     -----
-    R(z) = 1 + z b^T (I - z A)^-1 1 = 1 + sum_k (b^T A^(k-1) 1) z^k. For triangular A,
-    D(z) = prod_i (1 - z A[i, i]), and N = R D is a polynomial of degree s, so that it is given by
-    the first s + 1 terms of the series.
+    R(z) = 1 + z b^T (I - z A)^-1 1 = 1 + sum_k (b^T A^(k-1) 1) z^k, with A = alpha + Gamma for a
+    Rosenbrock method. D(z) = det(I - z A), and N = R D is a polynomial of degree s, so that it is
+    given by the first s + 1 terms of the series.
     """
-    s = tableau.n_step_stages
-    A, b = tableau.A[:s, :s], tableau.b[:s]
+    if isinstance(method, Tableau):
+        s = method.n_step_stages
+        A = method.A[:s, :s]
+        b = method.b if weights is None else np.asarray(weights, dtype=np.float64)
+        b = b[:s]
+    else:
+        s = method.n_stages
+        A = method.alpha + method.Gamma
+        b = method.b if weights is None else np.asarray(weights, dtype=np.float64) @ method.Gamma
     denominator: FloatArray = np.ones(1)
-    for a in np.diagonal(A):
-        if a != 0.0:
-            denominator = np.convolve(denominator, [1.0, -a])
+    if np.triu(A, 1).any():
+        # z^s times the characteristic polynomial of A at 1 / z.
+        denominator = np.poly(A).real
+    else:
+        for a in np.diagonal(A):
+            if a != 0.0:
+                denominator = np.convolve(denominator, [1.0, -a])
     series: FloatArray = np.ones(s + 1)
     power: FloatArray = np.ones(s)
+    size, sizes = np.ones(s), np.ones(s + 1)
     for k in range(1, s + 1):
-        series[k] = b @ power
-        power = A @ power
+        series[k], sizes[k] = b @ power, np.abs(b) @ size
+        power, size = A @ power, np.abs(A) @ size
     numerator = np.convolve(series, denominator)[: s + 1]
-    last = int(np.flatnonzero(numerator)[-1])
-    return numerator[: last + 1], denominator
+    if len(denominator) > 1:
+        # Rounding must not pretend a degree: growth at infinity is decided by the last one.
+        sizes = np.convolve(sizes, np.abs(denominator))[: s + 1]
+        numerator[np.abs(numerator) <= 1e-13 * sizes] = 0.0
+        denominator[np.abs(denominator) <= 1e-13 * sizes[: len(denominator)]] = 0.0
+    return np.trim_zeros(numerator, "b"), np.trim_zeros(denominator, "b")
+
+
+def at_infinity(numerator: FloatArray, denominator: FloatArray) -> float:
+    """|N / D| for z -> infinity."""
+    if len(numerator) != len(denominator):
+        return 0.0 if len(numerator) < len(denominator) else float("inf")
+    return float(abs(numerator[-1] / denominator[-1]))
+
+
+def a_stable(method: Tableau | Rosenbrock) -> bool:
+    """Whether |R| <= 1 in the whole left half-plane: on its edge, and R has no poles in it."""
+    poles = np.roots(stability_function(method)[1][::-1])
+    return bool(np.all(poles.real > 0)) and np.isinf(imaginary_limit(method))
+
+
+def l_stable(method: Tableau | Rosenbrock) -> bool:
+    """Whether the method is A-stable and R vanishes at infinity."""
+    return a_stable(method) and at_infinity(*stability_function(method)) == 0.0
 
 
 def _first_positive(p: FloatArray) -> float:
@@ -214,8 +316,8 @@ def _squares(p: FloatArray, imaginary: bool) -> tuple[FloatArray, FloatArray]:
     return square, np.convolve(np.abs(p), np.abs(p))[::2]
 
 
-def _limit(tableau: Tableau, imaginary: bool) -> float:
-    numerator, denominator = stability_function(tableau)
+def _limit(method: Tableau | Rosenbrock, imaginary: bool) -> float:
+    numerator, denominator = stability_function(method)
     n = max(len(numerator), len(denominator))
     num, num_size = _squares(np.pad(numerator, (0, n - len(numerator))), imaginary)
     den, den_size = _squares(np.pad(denominator, (0, n - len(denominator))), imaginary)
@@ -225,42 +327,61 @@ def _limit(tableau: Tableau, imaginary: bool) -> float:
     return _first_positive(excess)
 
 
-def real_limit(tableau: Tableau) -> float:
+def real_limit(method: Tableau | Rosenbrock) -> float:
     """Largest x such that |R| <= 1 on [-x, 0] (inf if everywhere)."""
-    return _limit(tableau, imaginary=False)
+    return _limit(method, imaginary=False)
 
 
-def imaginary_limit(tableau: Tableau) -> float:
+def imaginary_limit(method: Tableau | Rosenbrock) -> float:
     """Largest x such that |R| <= 1 on [-ix, ix] (inf if everywhere, 0 if nowhere)."""
-    return float(np.sqrt(_limit(tableau, imaginary=True)))
+    return float(np.sqrt(_limit(method, imaginary=True)))
 
 
 # ---- Documentation -------------------------------------------------------------------------------
 
 
-def markdown_table(tableaus: Iterable[Tableau]) -> str:
-    """The table of docs/methods.md, made from the coefficients themselves."""
+def markdown_table(methods: Iterable[Tableau | Rosenbrock]) -> str:
+    """The tables of docs/methods.md, made from the coefficients: explicit and implicit methods."""
+    found = list(methods)
+    explicit = [m for m in found if isinstance(m, Tableau) and m.explicit]
+    implicit = [m for m in found if not m.explicit]
+    tables = [_explicit_table(explicit)] if explicit else []
+    return "\n".join([*tables, _implicit_table(implicit)] if implicit else tables)
 
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (heading, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(heading), *lines[1:]]) + "\n"
+
+
+def _orders(method: Tableau | Rosenbrock) -> list[str]:
+    embedded = "-" if method.embedded_order is None else str(method.embedded_order)
+    return [f"`{method.name}`", str(method.order), embedded, str(method.dense_order)]
+
+
+def _source(method: Tableau | Rosenbrock) -> list[str]:
+    return [", ".join(f"`{alias}`" for alias in method.aliases) or "-", method.citation]
+
+
+def _explicit_table(tableaus: Iterable[Tableau]) -> str:
     def number(x: float) -> str:
         return "∞" if np.isinf(x) else f"{x:.4f}".rstrip("0").rstrip(".")
 
-    rows = [
-        "| method | order | embedded | dense | evaluations a step "
-        "| real limit | imaginary limit | also known as | source |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    heading = "method,order,embedded,dense,evaluations a step,real limit,imaginary limit"
+    rows = []
     for t in tableaus:
         extra = t.n_stages - t.n_step_stages
-        cells = [
-            f"`{t.name}`",
-            str(t.order),
-            "-" if t.embedded_order is None else str(t.embedded_order),
-            str(t.dense_order),
-            f"{t.evaluations} (+{extra})" if extra else str(t.evaluations),
-            number(real_limit(t)),
-            number(imaginary_limit(t)),
-            ", ".join(f"`{alias}`" for alias in t.aliases) or "-",
-            t.citation,
-        ]
-        rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join(rows) + "\n"
+        evaluations = f"{t.evaluations} (+{extra})" if extra else str(t.evaluations)
+        limits = [number(real_limit(t)), number(imaginary_limit(t))]
+        rows.append([*_orders(t), evaluations, *limits, *_source(t)])
+    return _table([*heading.split(","), "also known as", "source"], rows)
+
+
+def _implicit_table(methods: Iterable[Tableau | Rosenbrock]) -> str:
+    heading = "method,order,embedded,dense,implicit stages,stability"
+    rows = []
+    for m in methods:
+        stages = int(m.implicit.sum()) if isinstance(m, Tableau) else m.n_stages
+        stability = "L" if l_stable(m) else "A" if a_stable(m) else "-"
+        rows.append([*_orders(m), str(stages), stability, *_source(m)])
+    return _table([*heading.split(","), "also known as", "source"], rows)
