@@ -40,6 +40,7 @@ class Inputs:
     keep: bool = False
     adjoint: Discrete | None = None
     threads: int = 1
+    tangent: bool = False  # the state holds its tangent too, the args those of params and args
 
     @property
     def state(self) -> State:
@@ -76,7 +77,8 @@ class Signature:
 def _example(inputs: Inputs) -> tuple[Any, ...]:
     """(t, y, params, args) of the first sample, as the field sees them."""
     given = inputs.given
-    y = given.state.split(given.state.y0[0].astype(np.float64))
+    dim = sum(int(np.prod(s)) for s in given.state.shapes)  # without a tangent
+    y = given.state.split(given.state.y0[0, :dim].astype(np.float64))
     args = None
     if given.args.treedef is not None:
         leaves = [a[0] if given.state.batched else a for a in given.args.leaves]
@@ -89,7 +91,7 @@ def _example(inputs: Inputs) -> tuple[Any, ...]:
 
 def run(
     inputs: Inputs,
-    grid: tuple[Any, Any, Any, Any],
+    grid: tuple[Any, ...],
     deadline: float | None,
     progress: Any,
     signature: Signature | None = None,
@@ -115,18 +117,7 @@ def run(
                 f"a field is a function f(t, y, params, args), not {inputs.fun!r}: the arguments "
                 "of solve are (field, y0, t, params, args)"
             )
-        kinds = ("f",) * len(state.shapes)
-        y_spec = Spec(state.treedef, state.shapes, kinds)
-        p_spec = Spec(
-            given.params_treedef,
-            tuple([p.shape for p in given.params]),
-            ("f",) * len(given.params),
-        )
-        a_spec = Spec(arg.treedef, arg.shapes, arg.kinds)
-        fields = plan.fields_for(
-            inputs.fun, y_spec, p_spec, a_spec, inputs.method, dtype,
-            inputs.adjoint is not None, lambda: _example(inputs),
-        )  # fmt: skip
+        fields = _fields(inputs)
         if type(inputs.fun) is Field and arg.treedef is None and signature is not None:
             inputs.fun.plans[(signature, given.params_treedef)] = fields
         uniform = fields.uniform(given.params, inputs.adjoint is not None)
@@ -156,6 +147,25 @@ def run(
     else:
         made.forward(inputs.threads, seconds)
     return made, pull
+
+
+def _fields(inputs: Inputs) -> Any:
+    """The compiled fields of a traceable function."""
+    given = inputs.given
+    state, arg = given.state, given.args
+    return plan.fields_for(
+        inputs.fun,
+        Spec(state.treedef, state.shapes, ("f",) * len(state.shapes)),
+        Spec(
+            given.params_treedef, tuple([p.shape for p in given.params]), ("f",) * len(given.params)
+        ),
+        Spec(arg.treedef, arg.shapes, arg.kinds),
+        inputs.method,
+        state.y0.dtype,
+        inputs.adjoint is not None,
+        lambda: _example(inputs),
+        tangent=inputs.tangent,
+    )
 
 
 def _counts(inputs: Inputs, grid: tuple[Any, Any, Any, Any]) -> Any:
@@ -238,7 +248,6 @@ def replay(
 ) -> tuple[Any, OpaquePull | None, Inputs]:
     """Run the grid ``steps`` again, with some of the inputs changed; see `Solution.replay`."""
     given = old.given
-    sample, first, _, t_n, h, t_end, _ = steps
     state = given.state if y0 is None else _inputs.state(y0, given.state.batched)
     if state.y0.shape != given.state.y0.shape or state.treedef != given.state.treedef:
         raise InputError("replay: y0 must have the shape of the solved one")
@@ -256,24 +265,8 @@ def replay(
         arg = _inputs.args_of(args, B, given.state.batched, state.y0.dtype)
         if (arg.treedef, arg.shapes) != (given.args.treedef, given.args.shapes):
             raise InputError("replay: args must have the tree and shapes of the solved ones")
-    when = given.when
-    count = np.bincount(sample, minlength=B)
-    off = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
-    if t is not None:
-        when = _inputs.times(t, B, given.state.batched)
-        if (when.out_off != given.when.out_off).any():
-            raise InputError("replay: t must have as many times as the solved ones")
-        t_n, h, t_end = _move_grid(given, when, sample, first, t_n, h, t_end, off, old.stops)
-    # step ends, one more than steps for each sample
-    grid = np.empty(len(t_n) + B)
-    out_step = np.empty(int(when.out_off[-1]), np.int32)
-    for b in range(B):
-        lo, hi = off[b], off[b + 1]
-        grid[lo + b : hi + b] = t_n[lo:hi]
-        grid[hi + b] = t_end[hi - 1] if hi > lo else when.of(b)[0]
-        rows = slice(int(when.out_off[b]), int(when.out_off[b + 1]))
-        n = rows.stop - rows.start
-        out_step[rows] = np.searchsorted(first[lo:hi], np.arange(n), side="right") - 1
+    when = given.when if t is None else _inputs.times(t, B, given.state.batched)
+    grid = grid_of(old, steps, when)
     control = (REPLAY, *old.control[1:8], 2**62, *old.control[9:])
     inputs = Inputs(
         fun=old.fun,
@@ -287,8 +280,31 @@ def replay(
         adjoint=old.adjoint if keep else None,
         threads=old.threads,
     )
-    made, pull = run(inputs, (grid, np.ascontiguousarray(h), off, out_step), None, False)
+    made, pull = run(inputs, grid, None, False)
     return made, pull, inputs
+
+
+def grid_of(old: Inputs, steps: tuple[Array, ...], when: Times) -> tuple[Array, ...]:
+    """The kernels' form of a grid: step ends, sizes, offsets, and the step of each output."""
+    given = old.given
+    sample, first, _, t_n, h, t_end, _ = steps
+    B = len(given.state.y0)
+    off = np.concatenate([[0], np.cumsum(np.bincount(sample, minlength=B))]).astype(np.int64)
+    if when is not given.when:
+        if (when.out_off != given.when.out_off).any():
+            raise InputError("replay: t must have as many times as the solved ones")
+        t_n, h, t_end = _move_grid(given, when, sample, first, t_n, h, t_end, off, old.stops)
+    # step ends, one more than steps for each sample
+    grid = np.empty(len(t_n) + B)
+    out_step = np.empty(int(when.out_off[-1]), np.int32)
+    for b in range(B):
+        lo, hi = off[b], off[b + 1]
+        grid[lo + b : hi + b] = t_n[lo:hi]
+        grid[hi + b] = t_end[hi - 1] if hi > lo else when.of(b)[0]
+        rows = slice(int(when.out_off[b]), int(when.out_off[b + 1]))
+        n = rows.stop - rows.start
+        out_step[rows] = np.searchsorted(first[lo:hi], np.arange(n), side="right") - 1
+    return grid, np.ascontiguousarray(h), off, out_step
 
 
 def _move_grid(

@@ -117,15 +117,33 @@ class OpaquePull:
         return returned(y_bar, ct.shape, "the opaque field's vjp, for y_bar,", "y")
 
 
-def discrete(run: Any, given: Given, dy: Array, threads: int, pull: OpaquePull | None) -> Gradient:
-    """The exact gradient of <dy, y> with respect to y0, params, args and t."""
+def discrete(
+    run: Any,
+    given: Given,
+    dy: Array,
+    threads: int,
+    pull: OpaquePull | None,
+    dim: int | None = None,
+) -> Gradient:
+    """The exact gradient of <dy, y> with respect to y0, params, args and t.
+
+    ``dim``: only this many components of the run's state, and the args of ``given``, are asked for;
+    the others are a tangent.
+    """
     if pull is None:
-        return _discrete(run, given, dy, threads, None)
+        return _discrete(run, given, dy, threads, None, dim)
     with pull.lock:
         return _discrete(run, given, dy, threads, pull)
 
 
-def _discrete(run: Any, given: Given, dy: Array, threads: int, pull: OpaquePull | None) -> Gradient:
+def _discrete(
+    run: Any,
+    given: Given,
+    dy: Array,
+    threads: int,
+    pull: OpaquePull | None,
+    dim: int | None = None,
+) -> Gradient:
     if pull is not None:
         pull.start()
     y0_bar, args_bar, t_bar, acc, bad = run.backward(dy, threads, int(given.grid_rule))
@@ -146,6 +164,8 @@ def _discrete(run: Any, given: Given, dy: Array, threads: int, pull: OpaquePull 
             f"sample {sample}: the cotangent of the state {why}", sample=sample, t=t
         )
     state = given.state
+    if dim is not None:
+        y0_bar = np.ascontiguousarray(y0_bar[:, :dim])
     if state.treedef == tree.LEAF and state.dtypes[0] == y0_bar.dtype:
         y0 = y0_bar.reshape(y0_bar.shape[:1] * state.batched + state.shapes[0])
     else:

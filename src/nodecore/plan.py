@@ -18,10 +18,12 @@ import numpy as np
 
 from nodecore import _kernels, tree
 from nodecore._field import Field, Opaque
+from nodecore.ir.autodiff import jvp, vjp
 from nodecore.ir.emit import emit
-from nodecore.ir.graph import Graph, Node
+from nodecore.ir.graph import Graph, Node, reachable
 from nodecore.ir.lower import Lowered, lower
 from nodecore.ir.program import Operand, Program, Space
+from nodecore.ir.tangent import tangent_field
 from nodecore.ir.trace import Spec, Trace, graph_key, trace_field, trace_scalar
 from nodecore.methods import Tableau
 from nodecore.status import InputError, TraceError
@@ -177,20 +179,24 @@ def fields_for(
     dtype: Any,
     adjoint: bool,
     example: Callable[[], tuple[Any, ...]],
+    *,
+    tangent: bool = False,
 ) -> Any:
     """The compiled fields of a traceable function.
 
     ``example`` gives the first sample's (t, y, params, args), with which a program is compared with
-    the function itself when it is seen for the first time.
+    the function itself when it is seen for the first time. With ``tangent`` the field is that of the
+    state and its tangent (`ir.tangent`).
     """
     if isinstance(fun, Field):
-        key = (y_spec, params_spec, args_spec, method, dtype, adjoint)
+        key = (y_spec, params_spec, args_spec, method, dtype, adjoint, tangent)
         found = fun.plans.get(key)
         if found is None:
-            lowered = _lower(fun.fun, y_spec, params_spec, args_spec, adjoint, example)
+            lowered = _lower(fun.fun, y_spec, params_spec, args_spec, adjoint, example, tangent)
             found = fun.plans[key] = _bind(lowered, method, dtype)
         return found
-    return _bind(_lower(fun, y_spec, params_spec, args_spec, adjoint, example), method, dtype)
+    lowered = _lower(fun, y_spec, params_spec, args_spec, adjoint, example, tangent)
+    return _bind(lowered, method, dtype)
 
 
 def _bind(lowered: Lowered, method: Tableau | None, dtype: Any) -> Any:
@@ -205,8 +211,10 @@ def _lower(
     args_spec: Spec,
     adjoint: bool,
     example: Callable[[], tuple[Any, ...]],
+    tangent: bool,
 ) -> Lowered:
-    trace = trace_field(fun, y_spec, params_spec, args_spec)
+    plain = trace_field(fun, y_spec, params_spec, args_spec)
+    trace = tangent_field(plain) if tangent else plain
     sizes = tuple([(v.n) for v in (*trace.params, *trace.args, trace.y)])
     key = (graph_key(trace.outs), sizes, len(trace.params), adjoint)
 
@@ -214,7 +222,7 @@ def _lower(
         out = lower(
             trace.graph, trace.out, trace.t, trace.y, trace.params, trace.args, adjoint=adjoint
         )
-        _verify(fun, trace, y_spec, example())
+        _verify(fun, plain, y_spec, example())
         return out, trace
 
     return _lowered.get(key, make)[0]
@@ -283,9 +291,6 @@ class Function:
     """A graph with one value and its gradient, as one program; evaluated in float64."""
 
     def __init__(self, graph: Graph, value: Node, inputs: list[Node], wrt: list[Node]) -> None:
-        from nodecore.ir.autodiff import vjp
-        from nodecore.ir.graph import reachable
-
         one = graph.const(1.0)
         bars = vjp(graph, [value], [one], wrt)
         outs = [
@@ -327,8 +332,13 @@ _functions: Cache[Function] = Cache(128)
 _pure: WeakKeyDictionary[Any, dict[Any, Function]] = WeakKeyDictionary()
 
 
-def scalar_function(fun: Any, inputs: list[Any], n_wrt: int) -> Function:
+def scalar_function(
+    fun: Any, inputs: list[Any], n_wrt: int, *, directional: bool = False
+) -> Function:
     """The compiled value and gradient of a function of trees (see ir.trace.trace_scalar).
+
+    With ``directional`` the value is the derivative along a tangent of the first input, which follows
+    all inputs, and the gradient is that in the first input, then that in the tangent.
 
     The gradient is that in the first ``n_wrt`` inputs. A function that promises to be pure (an
     ``nc.field``, or one with the attribute ``__nodecore_pure__``) is traced once a signature; any
@@ -336,7 +346,7 @@ def scalar_function(fun: Any, inputs: list[Any], n_wrt: int) -> Function:
     """
     known = key = None
     if isinstance(fun, Field) or getattr(fun, "__nodecore_pure__", False):
-        key = (tuple(inputs), n_wrt)
+        key = (tuple(inputs), n_wrt, directional)
         try:
             known = _pure.setdefault(fun, {})
             found = known.get(key)
@@ -347,13 +357,21 @@ def scalar_function(fun: Any, inputs: list[Any], n_wrt: int) -> Function:
     trace = trace_scalar(fun.fun if isinstance(fun, Field) else fun, inputs)
     nodes = [v for group in trace.inputs for v in group]
     wrt = [v for group in trace.inputs[:n_wrt] for v in group]
+    value = trace.out
+    if directional:
+        g = trace.graph
+        tangents = [g.input("tangent", i, v.n, v.rate) for i, v in enumerate(wrt)]
+        dvalue = jvp(g, [value], wrt, tangents)[0]
+        value = g.const(0.0) if dvalue is None else dvalue
+        nodes += tangents
+        wrt += tangents
     place = {v: i for i, v in enumerate(nodes)}
     content = (
-        graph_key([trace.out]),
+        graph_key([value]),
         tuple([v.n for v in nodes]),
         tuple([place[w] for w in wrt]),
     )
-    made = _functions.get(content, lambda: Function(trace.graph, trace.out, nodes, wrt))
+    made = _functions.get(content, lambda: Function(trace.graph, value, nodes, wrt))
     if known is not None:
         known[key] = made
     return made

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nodecore import _run, gradient, plan, tree
+from nodecore import _forward, _run, gradient, plan, tree
 from nodecore._adjoint import Plan
 from nodecore._inputs import Array
 from nodecore._run import Inputs
@@ -307,15 +307,157 @@ class Solution:
             g.params = tree.unflatten(given.params_treedef, total)
         return float(out[0]), g
 
+    def jvp(self, dy0: Any = None, dparams: Any = None, dargs: Any = None) -> Any:
+        """The tangent of y along tangents of y0, params and args: forward mode on the frozen grid.
+
+        Parameters
+        ----------
+        dy0, dparams, dargs : like what `solve` was given, optional
+            Directions; None is zero.
+
+        Returns
+        -------
+        like ``sol.y``
+            d y / d eps at y0 + eps dy0, ...; exactly the transpose of `vjp`.
+
+        Raises
+        ------
+        GradientError
+            If the solution kept no steps (``adjoint=...`` or ``dense=True``), or the field is opaque.
+        InputError
+            If a direction is not shaped like what it is a direction of.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import nodecore as nc
+        >>> sol = nc.solve(lambda t, y, k: -k * y, [1.0], [0.0, 1.0], 2.0, adjoint="discrete")
+        >>> bool(np.isclose(sol.jvp(dparams=1.0)[-1, 0], -np.exp(-2.0), rtol=1e-5))
+        True
+        """
+        return self._split(_forward.jvp(self._in, self._frozen(), dy0, dparams, dargs))
+
+    def jacobian(self, wrt: str = "params", leaves: Any = None) -> Any:
+        """The Jacobian of y, by forward mode on the frozen grid: columns are samples of one solve.
+
+        Parameters
+        ----------
+        wrt : {"params", "y0", "args"}
+            In what; for "y0" and "args" each sample's own.
+        leaves : sequence of str, optional
+            Only these leaves of the tree, written as in error messages without the name of the tree:
+            ``["['k1']"]``, or plain dictionary keys: ``["k1"]``. Default: all.
+
+        Returns
+        -------
+        tree like params (or y0, args of one sample), or dict of the chosen leaves
+            Each leaf of shape ``y.shape + leaf.shape``; for ragged times a list of such arrays.
+
+        Raises
+        ------
+        GradientError, InputError
+            As `jvp`.
+        """
+        given = self._in.given
+        if wrt == "params":
+            treedef, shapes = given.params_treedef, [p.shape for p in given.params]
+            start = 0
+        elif wrt == "y0":
+            treedef, shapes, start = given.state.treedef, list(given.state.shapes), 0
+        elif wrt == "args":
+            treedef, shapes = given.args.treedef, list(given.args.shapes)
+            start = sum(p.size for p in given.params)
+        else:
+            raise InputError(f'jacobian: wrt must be "params", "y0" or "args", not {wrt!r}')
+        names = tree.paths(treedef) if treedef is not None else []
+        chosen = names if leaves is None else [_leaf_name(names, leaf, wrt) for leaf in leaves]
+        sizes = [int(np.prod(s)) for s in shapes]
+        offsets = start + np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        picked = [names.index(n) for n in chosen]
+        index = [np.arange(offsets[i], offsets[i + 1]) for i in picked]
+        flat = np.concatenate(index) if index else np.zeros(0, np.int64)
+        rows = _forward.columns(self._in, self._frozen(), flat, wrt)
+        out, at = [], 0
+        for i in picked:
+            part = rows[:, :, at : at + sizes[i]]
+            at += sizes[i]
+            columns = [self._split(np.ascontiguousarray(part[:, :, j])) for j in range(sizes[i])]
+            out.append(_stack_last(columns, shapes[i]))
+        if leaves is None:
+            return tree.unflatten(treedef, out)
+        return dict(zip(leaves, out, strict=True))
+
+    def hvp(
+        self,
+        loss: Callable[..., Any],
+        *data: Any,
+        dy0: Any = None,
+        dparams: Any = None,
+        dargs: Any = None,
+    ) -> Gradient:
+        """The Hessian of a loss of y times a direction: forward over reverse on the frozen grid.
+
+        Parameters
+        ----------
+        loss : callable
+            ``loss(y, *data) -> scalar``, as for `value_and_grad`.
+        *data : trees of arrays
+            Passed on; not differentiated.
+        dy0, dparams, dargs : like what `solve` was given, optional
+            The direction; None is zero.
+
+        Returns
+        -------
+        Gradient
+            The directional derivative of the gradient in y0, params, args and t.
+
+        Raises
+        ------
+        TraceError, GradientError, InputError
+            As `value_and_grad` and `jvp`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import nodecore as nc
+        >>> sol = nc.solve(lambda t, y, k: -k * y, [1.0], [0.0, 1.0], 2.0, adjoint="discrete")
+        >>> h = sol.hvp(lambda y: np.sum(y[-1] ** 2), dparams=1.0)
+        >>> bool(np.isclose(h.params, 4 * np.exp(-4.0), rtol=1e-4))
+        True
+        """
+        specs: list[Any] = [("y", spec_of(self.y), STEP)]
+        values: list[Array] = []
+        for i, value in enumerate(data):
+            if not _is_arrays(value):
+                specs.append(Static(value))
+                continue
+            specs.append((f"data{i}", spec_of(value), STEP))
+            values += [np.asarray(x, np.float64).reshape(-1) for x in tree.flatten(value)[0]]
+        fun = plan.scalar_function(loss, specs, 1, directional=True)
+
+        def from_rows(rows: Array) -> Array:
+            leaves = tree.flatten(self._split(rows))[0]
+            return np.concatenate([np.asarray(x, np.float64).reshape(-1) for x in leaves])
+
+        def to_rows(flat: Array) -> Array:
+            leaves, treedef = tree.flatten(self.y)
+            ends = np.cumsum([x.size for x in leaves])[:-1]
+            parts = [p.reshape(x.shape) for p, x in zip(np.split(flat, ends), leaves, strict=True)]
+            return self._rows(tree.unflatten(treedef, parts))
+
+        return _forward.hvp(
+            self._in, self._frozen(), fun, values, (from_rows, to_rows), dy0, dparams, dargs
+        )
+
     # ---- the frozen grid ----------------------------------------------------------------------
 
-    def _steps(self) -> tuple[Array, ...]:
-        if isinstance(self._run, _Pickled):
-            raise GradientError("this solution kept no steps: it was pickled")
-        if not self._in.keep:
+    def _frozen(self) -> tuple[Array, ...]:
+        """Every accepted step."""
+        if not self._in.keep or isinstance(self._run, _Pickled):
             raise GradientError("this solution kept no steps: solve with adjoint=... or dense=True")
-        steps: tuple[Array, ...] = self._run.steps()
-        return steps
+        if self._grid is None:
+            self._grid = self._run.steps()
+        return self._grid
 
     def replay(
         self, y0: Any = None, params: Any = None, args: Any = None, t: Any = None
@@ -338,9 +480,7 @@ class Solution:
         return self._replay(y0, params, args, t, keep=self._in.keep)
 
     def _replay(self, y0: Any, params: Any, args: Any, t: Any, *, keep: bool) -> Solution:
-        if self._grid is None:
-            self._grid = self._steps()
-        made, pull, inputs = _run.replay(self._in, self._grid, y0, params, args, t, keep=keep)
+        made, pull, inputs = _run.replay(self._in, self._frozen(), y0, params, args, t, keep=keep)
         return Solution(made, inputs, pull)
 
     def __call__(self, t: Any) -> Any:
@@ -363,9 +503,7 @@ class Solution:
         """
         if not self._in.options.get("dense"):
             raise InputError("the solution is a function of time only with solve(..., dense=True)")
-        if self._grid is None:
-            self._grid = self._steps()
-        return _run.interpolate(self._in, self._grid, t)
+        return _run.interpolate(self._in, self._frozen(), t)
 
 
 @dataclass
@@ -396,6 +534,23 @@ class _Pickled:
 
     def recomputed_steps(self) -> int:
         return self.recomputed
+
+
+def _leaf_name(names: list[str], leaf: str, wrt: str) -> str:
+    for name in (leaf, f"[{leaf!r}]", f"[{leaf}]"):
+        if name in names:
+            return name
+    raise InputError(
+        f"jacobian: {wrt} has no leaf {leaf!r}; there are {', '.join(names) or 'none'}"
+    )
+
+
+def _stack_last(columns: list[Any], shape: tuple[int, ...]) -> Any:
+    """Trees of columns as one tree, with the axes ``shape`` behind those of each leaf."""
+    leaves = [tree.flatten(c)[0] for c in columns]
+    treedef = tree.flatten(columns[0])[1]
+    joined = [np.stack(c, axis=-1).reshape(c[0].shape + shape) for c in zip(*leaves, strict=True)]
+    return tree.unflatten(treedef, joined)
 
 
 def _is_arrays(value: Any) -> bool:
