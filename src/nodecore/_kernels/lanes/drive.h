@@ -661,19 +661,15 @@ static int FN(tile_step)(FN(lanes) *s)
         s->mask[l] = ok ? -1 : 0;
         any_accepted += ok;
         all_accepted &= ok;
+        int exact; /* does this lane read its step stage's derivative, whatever the others do? */
+        int finish = ok && (c->mode == NC_REPLAY || T->t_new[l] != s->t_end[l] ||
+                            (FN(output_due)(s, l, &exact) && !exact));
+        need_finish |= finish;
         if (T->active[l])
-            s->fev[l] += last - 1;
-        int exact;
-        if (ok && (T->t_new[l] != s->t_end[l] || (FN(output_due)(s, l, &exact) && !exact)))
-            need_finish = 1;
-        if (c->mode == NC_REPLAY)
-            need_finish |= ok;
+            s->fev[l] += last - 1 + (finish_first || finish);
     }
-    if (!finish_first && any_accepted && need_finish)
+    if (!finish_first && need_finish)
         FN(rk_finish)(T);
-    for (int64_t l = 0; l < L; l++)
-        if (T->active[l] && (finish_first || (s->mask[l] && need_finish)))
-            s->fev[l]++;
 
     int stop = 0;
     s->accepted_lanes = any_accepted;
