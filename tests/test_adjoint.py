@@ -1,20 +1,21 @@
-"""The discrete adjoint is the derivative of what was computed: every method, every kind of grid."""
+"""The discrete adjoint is the derivative of what was computed: every method, every grid, field."""
 
 import itertools
 import zlib
 from dataclasses import dataclass
 from typing import Any
 
-import nodecore as nc
 import numpy as np
 import pytest
+
+import nodecore as nc
 from nodecore import tree
 
 METHODS = nc.methods.names()
 B = 4
 
 
-# ---- Fields -------------------------------------------------------------------------------------
+# ---- Fields ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def flow_with_density(t, y, p):
     return {"x": dx, "logp": -divergence}
 
 
-# ---- Grids --------------------------------------------------------------------------------------
+# ---- Grids ----------------------------------------------------------------------------------------
 
 RAGGED_STOPS = [np.array([0.33, 0.6]), np.array([0.25]), np.array([]), np.array([0.2, 0.9])]
 FIXED = {
@@ -265,8 +266,8 @@ def errors(sol, given, seed=0, sizes=(4e-3, 1e-3, 2.5e-4)):
         grad = getattr(g, name)
         direction = random_like(value, rng)
         if name == "t":
-            gaps = [np.abs(np.diff(x)).min() for x in leaves(value) if x.ndim and x.shape[-1] > 1]
-            direction = tree.map(lambda x, s=min(gaps): s * x, direction)
+            gap = min(np.abs(np.diff(x)).min(initial=1.0) for x in leaves(value))
+            direction = tree.map(lambda x, gap=gap: gap * x, direction)
         exact = dot(grad, direction)
         scale = max(abs(exact), 1e-3 * np.sqrt(dot(grad, grad) * dot(direction, direction)), 1e-12)
 
@@ -386,7 +387,7 @@ def test_differences_of_solve(method):
                     continue  # the step that solve shortens depends on t; sizes are held
                 e = 2e-4
 
-                def at(s, i=i, k=k, flat=flat, unravel=unravel):
+                def at(s, i=i, k=k, flat=flat, unravel=unravel, given=given):
                     x = flat.copy()
                     x[i] += s
                     return value(*given[:k], unravel(x), *given[k + 1 :])

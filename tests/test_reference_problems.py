@@ -1,9 +1,10 @@
 """End values of problems with known solutions: right to the digits that the tolerance promises."""
 
-import nodecore as nc
 import numpy as np
 import pytest
 from problems import PROBLEMS
+
+import nodecore as nc
 
 ACCURATE = [
     m for m in nc.methods.names() if nc.methods.get(m).adaptive and nc.methods.get(m).order > 4
