@@ -315,6 +315,15 @@ def test_norm_at_zero():
     np.testing.assert_allclose(grad(np.linalg.norm)(np.array([3.0, 4.0])), [0.6, 0.8])
 
 
+def test_a_slope_of_zero_stays_zero():
+    """Below a function whose derivative is infinite."""
+    x = np.array([-1.0, 4.0])
+    np.testing.assert_allclose(grad(lambda x: np.sum(np.sqrt(np.maximum(x, 0))))(x), [0, 0.25])
+    np.testing.assert_allclose(grad(lambda x: np.sqrt(x[0] ** 2 + x[1] ** 2))(0 * x), [0, 0])
+    np.testing.assert_allclose(grad(lambda x: np.sqrt(np.abs(x)))(0.0), 0)
+    np.testing.assert_allclose(grad(lambda x: np.sqrt(x * 0.0) + x)(1.0), 1)
+
+
 def test_missing_data_do_not_reach_the_gradient():
     data = np.array([1.0, np.nan, 3.0])
     x = np.array([0.5, 0.5, np.nan])

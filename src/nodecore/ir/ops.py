@@ -8,7 +8,8 @@ the rule looks at the inputs ("x"), the output ("y"), both or neither; expensive
 keep their value as a residual, the others are computed again in the reverse phase.
 
 Rules multiply by ``zmul``, so that a cotangent of 0 (behind ``np.where``) stays 0 whatever the
-other factor; the graph makes it ``mul`` where that factor cannot be infinite or NaN.
+local derivative, and a local derivative of 0 (below ``np.sqrt(np.maximum(x, 0))``) whatever the
+cotangent; the graph makes it ``mul`` where the other factor cannot be infinite or NaN.
 """
 
 from __future__ import annotations
@@ -70,6 +71,11 @@ def _const(g: Graph, v: float) -> Node:
     return g.const(v)
 
 
+def _times(g: Graph, ct: Node, slope: Node) -> Node:
+    """A cotangent times a local derivative; 0 where either is 0, as far as it can be guarded."""
+    return g.ew("zmul", ct, slope) if slope.wild else g.ew("zmul", slope, ct)
+
+
 def _softplus(a: Any) -> Any:
     return np.logaddexp(0, a)
 
@@ -121,14 +127,14 @@ def _extremum_rule(greater: bool) -> Rule:
         tie = g.ew("mul", g.ew("eq", a, b), _const(g, 0.5))
         left = g.ew("lt", b, a) if greater else g.ew("lt", a, b)
         right = g.ew("lt", a, b) if greater else g.ew("lt", b, a)
-        return g.ew("mul", ct, g.ew("add", left, tie)), g.ew("mul", ct, g.ew("add", right, tie))
+        return _times(g, ct, g.ew("add", left, tie)), _times(g, ct, g.ew("add", right, tie))
 
     return rule
 
 
 def _erf_rule(g: Graph, ct: Node, y: Node, a: Node) -> tuple[Node]:
     e = g.ew("exp", g.ew("neg", g.ew("square", a)))
-    return (g.ew("zmul", ct, g.ew("mul", e, _const(g, 2 / np.sqrt(np.pi)))),)
+    return (_times(g, ct, g.ew("mul", e, _const(g, 2 / np.sqrt(np.pi)))),)
 
 
 def _select_rule(g: Graph, ct: Node, y: Node, c: Node, a: Node, b: Node) -> tuple[Any, ...]:
@@ -139,9 +145,9 @@ def _select_rule(g: Graph, ct: Node, y: Node, c: Node, a: Node, b: Node) -> tupl
 # fmt: off
 _op("copy", np.positive, lambda g, ct, y, a: (ct,))
 _op("neg", np.negative, lambda g, ct, y, a: (g.ew("neg", ct),))
-_op("abs", np.abs, lambda g, ct, y, a: (g.ew("zmul", ct, g.ew("sign", a)),), "x")
+_op("abs", np.abs, lambda g, ct, y, a: (_times(g, ct, g.ew("sign", a)),), "x")
 _op("sign", np.sign, None)
-_op("square", np.square, lambda g, ct, y, a: (g.ew("zmul", ct, g.ew("add", a, a)),), "x")
+_op("square", np.square, lambda g, ct, y, a: (_times(g, ct, g.ew("add", a, a)),), "x")
 _op("recip", np.reciprocal,
     lambda g, ct, y, a: (g.ew("neg", g.ew("zmul", ct, g.ew("square", y))),), "y", True)
 _op("sqrt", np.sqrt,
@@ -153,9 +159,9 @@ _op("log", np.log, lambda g, ct, y, a: (g.ew("zmul", ct, g.ew("recip", a)),), "x
 _op("log1p", np.log1p,
     lambda g, ct, y, a: (g.ew("zmul", ct, g.ew("recip", g.ew("add", a, _const(g, 1.0)))),),
     "x", True)
-_op("sin", np.sin, lambda g, ct, y, a: (g.ew("zmul", ct, g.ew("cos", a)),), "x", True)
+_op("sin", np.sin, lambda g, ct, y, a: (_times(g, ct, g.ew("cos", a)),), "x", True)
 _op("cos", np.cos,
-    lambda g, ct, y, a: (g.ew("neg", g.ew("zmul", ct, g.ew("sin", a))),), "x", True)
+    lambda g, ct, y, a: (g.ew("neg", _times(g, ct, g.ew("sin", a))),), "x", True)
 _op("tan", np.tan,
     lambda g, ct, y, a: (g.ew("zmul", ct, g.ew("add", g.ew("square", y), _const(g, 1.0))),),
     "y", True)
@@ -167,22 +173,22 @@ _op("arctan", np.arctan,
         g.ew("zmul", ct, g.ew("recip", g.ew("add", g.ew("square", a), _const(g, 1.0)))),
     ), "x", True)
 _op("sigmoid", _sigmoid,
-    lambda g, ct, y, a: (g.ew("zmul", ct, g.ew("mul", y, g.ew("sub", _const(g, 1.0), y))),),
+    lambda g, ct, y, a: (_times(g, ct, g.ew("mul", y, g.ew("sub", _const(g, 1.0), y))),),
     "y", True)
-_op("softplus", _softplus, lambda g, ct, y, a: (g.ew("zmul", ct, g.ew("sigmoid", a)),), "x", True)
+_op("softplus", _softplus, lambda g, ct, y, a: (_times(g, ct, g.ew("sigmoid", a)),), "x", True)
 _op("erf", _erf, _erf_rule, "x", True)
 _op("floor", np.floor, None)
 _op("isnan", np.isnan, None)
 _op("not", np.logical_not, None)
 _op("add", np.add, lambda g, ct, y, a, b: (ct, ct))
 _op("sub", np.subtract, lambda g, ct, y, a, b: (ct, g.ew("neg", ct)))
-_op("mul", np.multiply, lambda g, ct, y, a, b: (g.ew("zmul", ct, b), g.ew("zmul", ct, a)), "x")
+_op("mul", np.multiply, lambda g, ct, y, a, b: (_times(g, ct, b), _times(g, ct, a)), "x")
 _op("div", np.divide, _div_rule, "xy", True)
 _op("pow", np.power, _pow_rule, "xy", True)
 _op("arctan2", np.arctan2, _arctan2_rule, "x", True)
 _op("maximum", np.maximum, _extremum_rule(True), "x")
 _op("minimum", np.minimum, _extremum_rule(False), "x")
-_op("zmul", _zmul, lambda g, ct, y, a, b: (g.ew("zmul", ct, b), g.ew("zmul", ct, a)), "x")
+_op("zmul", _zmul, lambda g, ct, y, a, b: (_times(g, ct, b), _times(g, ct, a)), "x")
 _op("tanhbar", lambda a, b: a * (1 - b * b),
     lambda g, ct, y, a, b: (g.ew("tanhbar", ct, b),
                             g.ew("mul", ct, g.ew("mul", g.ew("mul", a, b), _const(g, -2.0)))), "x")

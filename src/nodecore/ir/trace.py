@@ -251,8 +251,8 @@ def trace_field(
     return Trace(g, g.concat(nodes), t, y, params, args)
 
 
-def _inputs(g: Graph, kind: str, spec: Spec, rate: int) -> list[Node]:
-    return [g.input(kind, i, size_of(s), rate) for i, s in enumerate(spec.shapes)]
+def _inputs(g: Graph, kind: str, spec: Spec, rate: int, wild: bool | None = None) -> list[Node]:
+    return [g.input(kind, i, size_of(s), rate, wild) for i, s in enumerate(spec.shapes)]
 
 
 def _tracers(g: Graph, nodes: Sequence[Node], spec: Spec, name: str) -> Any:
@@ -358,7 +358,8 @@ def trace_function(
             specs.append(item)
             continue
         name, spec, rate = item
-        nodes.append(_inputs(g, name, spec, rate))
+        # any of them may hold NaN: data that are missing, outputs that were not reached
+        nodes.append(_inputs(g, name, spec, rate, wild=True))
         values.append(_tracers(g, nodes[-1], spec, name))
         specs.append(spec)
     with tracing(g):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from . import trace_ufuncs as uf
 from .blame import trace_error
 from .trace_products import matmul
 from .trace_shapes import by_name, find_graph, function, lift_all, lift_one
-from .tracer import FUNCTIONS, UFUNCS, Tracer, ew, lift
+from .tracer import FUNCTIONS, Tracer, ew, lift
 
 
 @function(np.where)
@@ -236,24 +236,12 @@ def solve(a: Any, b: Any) -> Tracer:
     return matmul(inv(a), b)
 
 
-def _sample_functions() -> None:
-    for f in by_name("isreal", "isrealobj"):
-        FUNCTIONS[f] = lambda x: True
-    for f in by_name("iscomplexobj"):
-        FUNCTIONS[f] = lambda x: False
+@function(np.fix)
+def fix(x: Any) -> Tracer:
+    return uf.trunc(lift_one(x))
 
 
-_sample_functions()
-
-
-def _plain(name: str) -> Callable[..., Any]:
-    def meaning(*xs: Any) -> Any:
-        return UFUNCS[name](*lift_all(*xs))
-
-    return meaning
-
-
-for _name in ("fix", "nan_to_num"):
-    if _name in UFUNCS:
-        for _f in by_name(_name):
-            FUNCTIONS.setdefault(_f, _plain(_name))
+for _f in by_name("isreal", "isrealobj"):
+    FUNCTIONS[_f] = lambda x: True
+for _f in by_name("iscomplex", "iscomplexobj"):
+    FUNCTIONS[_f] = lambda x: False

@@ -219,6 +219,9 @@ class Tracer:
     def __repr__(self) -> str:
         return f"<traced {'number' if not self.shape else f'array of shape {self.shape}'}>"
 
+    def __format__(self, spec: str) -> str:
+        return repr(self)
+
     def __getitem__(self, key: Any) -> Tracer:
         if type(key) is int and len(self.shape) == 1:
             n = self.shape[0]

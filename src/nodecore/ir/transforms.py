@@ -47,8 +47,11 @@ class _Call:
             self.vars = [g.var(n.n, n.rate, n.wild) for n in self.nodes]
         else:
             self.values = [np.asarray(leaf) for leaf in leaves]
+            for value in self.values:
+                if value.dtype.kind not in "fiub":
+                    raise InputError(f"nc.{name} needs real arrays, not dtype {value.dtype}")
             self.shapes = [a.shape for a in self.values]
-            self.vars = [g.var(a.size, STEP) for a in self.values]
+            self.vars = [g.var(a.size, STEP, not np.isfinite(a).all()) for a in self.values]
         placeholders = [
             Tracer(g, v, shape, "f", f"the argument of a function inside nc.{name}")
             for v, shape in zip(self.vars, self.shapes, strict=True)
