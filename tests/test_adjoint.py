@@ -15,7 +15,7 @@ METHODS = nc.methods.names()
 B = 4
 
 
-# ---- Fields ---------------------------------------------------------------------------------------
+# ---- Fields --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def flow_with_density(t, y, p):
     return {"x": dx, "logp": -divergence}
 
 
-# ---- Grids ----------------------------------------------------------------------------------------
+# ---- Grids ---------------------------------------------------------------------------------------
 
 RAGGED_STOPS = [np.array([0.33, 0.6]), np.array([0.25]), np.array([]), np.array([0.2, 0.9])]
 FIXED = {
@@ -291,7 +291,7 @@ def check(case, t, options, bound=1e-8, dtype=np.float64, sizes=(4e-3, 1e-3, 2.5
     assert max(found.values()) <= bound, found
 
 
-# ---- Every method, grid and form of the times -----------------------------------------------------
+# ---- Every method, grid and form of the times ----------------------------------------------------
 
 _fields = itertools.cycle(CASES)
 COMBINATIONS = [
@@ -355,7 +355,7 @@ def test_public_check():
     assert nc.gradcheck(sol) < 2e-2
 
 
-# ---- Against solve itself -------------------------------------------------------------------------
+# ---- Against solve itself ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -427,7 +427,7 @@ def test_converges_to_the_exact_gradient(method, tstops):
     np.testing.assert_allclose(g.t, slope, atol=bound if tstops else 3e-4 if tol > 1e-8 else 3e-6)
 
 
-# ---- What a gradient promises ---------------------------------------------------------------------
+# ---- What a gradient promises --------------------------------------------------------------------
 
 
 def same_bits(a, b):
