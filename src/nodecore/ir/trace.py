@@ -6,31 +6,31 @@ call the function once, with tracers for the arrays.
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from nodecore import tree
 from nodecore.status import InputError, TraceError
 
-from . import trace_numpy, trace_products, trace_reduce, trace_shapes, trace_ufuncs
+from . import trace_axis, trace_numpy, trace_products, trace_reduce, trace_shapes, trace_ufuncs
+from .arity import field_arguments
 from .blame import error_at, find_trace_error
 from .graph import PARAMS, SAMPLE, STEP, Graph, Node, reachable
+from .match import match
 from .tracer import Shape, Tracer, lift, name_methods, size_of
 
 __all__ = [
-    "FunctionTrace", "Spec", "Static", "Trace", "active_graph", "graph_key", "spec_of",
-    "trace_field", "trace_function", "trace_scalar", "tracing",
+    "FunctionTrace", "Spec", "Static", "Trace", "active_graph", "field_arguments", "graph_key",
+    "spec_of", "trace_field", "trace_function", "trace_scalar", "tracing",
 ]  # fmt: skip
 
 # imported for what they register
-_REGISTERED = (trace_numpy, trace_products, trace_reduce, trace_shapes, trace_ufuncs)
+_REGISTERED = (trace_axis, trace_numpy, trace_products, trace_reduce, trace_shapes, trace_ufuncs)
 name_methods()
 
 
@@ -131,79 +131,6 @@ def tracing(graph: Graph) -> Iterator[Graph]:
 # ---- fields -------------------------------------------------------------------------------------
 
 
-class Arity(NamedTuple):
-    """How many positional arguments a function must and may have, and the names of the first."""
-
-    least: int
-    most: int
-    names: tuple[str, ...]
-
-
-_arities: WeakKeyDictionary[Any, Arity] = WeakKeyDictionary()
-
-
-def arity(fun: Callable[..., Any]) -> Arity:
-    """The arity of a function, cached."""
-    try:
-        known = _arities.get(fun)
-    except TypeError:
-        return _arity(fun)
-    if known is None:
-        known = _arity(fun)
-        try:
-            _arities[fun] = known
-        except TypeError:
-            pass
-    return known
-
-
-def _arity(fun: Callable[..., Any]) -> Arity:
-    try:
-        parameters = inspect.signature(fun).parameters.values()
-    except (TypeError, ValueError):  # some builtins have no signature
-        return Arity(0, 1 << 30, ())
-    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    least = sum(p.default is p.empty for p in places)
-    star = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    return Arity(least, 1 << 30 if star else len(places), tuple(p.name for p in places))
-
-
-_TIME = {"t", "time", "tt", "tau", "ts"}
-_STATE = {"y", "x", "u", "z", "s", "q", "h", "v", "state", "Y", "X", "yy", "conc", "c"}
-
-
-def field_arguments(
-    fun: Callable[..., Any], has_params: bool, has_args: bool, what: str = "field"
-) -> int:
-    """How many of (t, y, params, args) a field is called with."""
-    least, most, names = arity(fun)
-    name = getattr(fun, "__name__", what)
-    if len(names) >= 2 and names[1] in _TIME and names[0] not in _TIME:
-        raise TraceError(
-            f"the {what} {name}({', '.join(names)}) takes the state first; it is called as "
-            f"f(t, y, ...): write def {name}({', '.join((names[1], names[0], *names[2:]))})"
-        )
-    wanted = 4 if has_args else 3 if has_params else 2
-    if most < 2 or least > 4:
-        raise TraceError(
-            f"the {what} {name} takes {most if most < 2 else least} arguments; it is called as "
-            "f(t, y), f(t, y, params) or f(t, y, params, args)"
-        )
-    if wanted > most:
-        if has_args:
-            raise InputError(
-                f"args were given, but the {what} {name} has no fourth argument: write "
-                f"f(t, y, params, args); shared constants belong in params"
-            )
-        raise InputError(
-            f"params were given, but the {what} {name} has no third argument: write f(t, y, params)"
-        )
-    count = max(wanted, least)
-    if most >= 1 << 30:
-        count = max(count, wanted)
-    return count
-
-
 def trace_field(
     fun: Callable[..., Any],
     y_spec: Spec,
@@ -242,7 +169,7 @@ def trace_field(
     with tracing(g):
         try:
             result = fun(*values[:count])
-            nodes = _match(g, result, y_spec, what)
+            nodes = match(g, result, y_spec.treedef, y_spec.shapes, what)
         except Exception as error:
             swapped = _swapped_hint(fun, values[:count], y_spec, g, what)
             if swapped is not None:
@@ -263,75 +190,6 @@ def _tracers(g: Graph, nodes: Sequence[Node], spec: Spec, name: str) -> Any:
             for node, shape, kind in zip(nodes, spec.shapes, spec.kinds, strict=True)
         ],
     )
-
-
-def _match(g: Graph, result: Any, spec: Spec, what: str) -> list[Node]:
-    """The result's nodes, one a leaf of ``spec``, if it has that tree and those shapes."""
-    if result is None:
-        raise TraceError(
-            f"the {what} returns None: it must return the derivative of y (`return dy`)"
-        )
-    leaves: list[Any] = []
-    _pair_up(spec.treedef, result, "", leaves, what)
-    nodes = []
-    for leaf, shape, path in zip(leaves, spec.shapes, tree.paths(spec.treedef), strict=True):
-        x = leaf if isinstance(leaf, Tracer) else _result(g, leaf, what)
-        if x.graph is not g:
-            lift(g, x)
-        if x.shape != tuple(shape) and not (x.shape == () and tuple(shape) == (1,)):
-            raise TraceError(
-                f"the {what} returns shape {x.shape} for y{path} of shape {tuple(shape)}: "
-                "a derivative has the state's shape (one sample's, without the batch)"
-            )
-        nodes.append(x.node)
-    return nodes
-
-
-def _result(g: Graph, leaf: Any, what: str) -> Tracer:
-    try:
-        return lift(g, leaf)
-    except ValueError:
-        raise TraceError(
-            f"the {what} returns items of different shapes, which do not make an array: "
-            "stack or concatenate them"
-        ) from None
-
-
-def _pair_up(treedef: Any, result: Any, path: str, leaves: list[Any], what: str) -> None:
-    if treedef == tree.LEAF:
-        if isinstance(result, dict) or result is None:
-            raise TraceError(f"the {what} returns {_name(result)} where y{path} is an array")
-        leaves.append(result)
-        return
-    if treedef is None:
-        return
-    kind, data, children = treedef
-    if kind == "dict":
-        if not isinstance(result, dict) or set(result) != set(data):
-            raise TraceError(
-                f"the {what} returns {_name(result)} where y{path} is a dict with keys "
-                f"{list(data)}: return a dict with these keys"
-            )
-        for key, child in zip(data, children, strict=True):
-            _pair_up(child, result[key], f"{path}[{key!r}]", leaves, what)
-        return
-    if not isinstance(result, list | tuple) or len(result) != len(children):
-        raise TraceError(
-            f"the {what} returns {_name(result)} where y{path} is a {kind} of {len(children)}: "
-            f"return a {kind} of {len(children)}"
-        )
-    for i, (child, value) in enumerate(zip(children, result, strict=True)):
-        _pair_up(child, value, f"{path}[{i}]", leaves, what)
-
-
-def _name(x: Any) -> str:
-    if isinstance(x, dict):
-        return f"a dict with keys {list(x)}"
-    if isinstance(x, list | tuple):
-        return f"a {type(x).__name__} of {len(x)}"
-    if isinstance(x, Tracer | np.ndarray):
-        return f"an array of shape {x.shape}"
-    return "None" if x is None else f"a {type(x).__name__}"
 
 
 # ---- general functions --------------------------------------------------------------------------
@@ -461,7 +319,7 @@ def _swapped_hint(
     """An error if the function works with t and y exchanged."""
     t, y, *rest = values
     try:
-        _match(g, fun(y, t, *rest), y_spec, what)
+        match(g, fun(y, t, *rest), y_spec.treedef, y_spec.shapes, what)
     except Exception:
         return None
     name = getattr(fun, "__name__", what)

@@ -2,6 +2,8 @@
 
 Functions without an op of their own are written with ops, so that they need no derivative rule:
 each formula here is chosen so that its derivative, too, is right where the function is smooth.
+
+One short function for each ufunc, in NumPy's order of topics; that is why the file is long.
 """
 
 from __future__ import annotations

@@ -7,12 +7,12 @@ Arrays are mutable and slices are views, so a Tracer is a *cell*: writing gives 
 A view knows its base and the positions of its elements in there; it reads and writes through the
 base. Indexing is done by NumPy itself, on the array of positions: where NumPy makes a view of that
 array, the result is a view, where it makes a copy, a copy.
+
+The class is long because an array has many methods; most are one line.
 """
 
 from __future__ import annotations
 
-import dis
-import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .blame import inside_scipy, trace_error, users_frame, users_text
+from .advice import COMPLEX, branch_error, dynamic_index, number_error, unsupported
+from .blame import trace_error
 from .graph import Graph, IndexArray, Node
 from .patches import Patches
 
@@ -232,7 +233,7 @@ class Tracer:
         if _has_tracer(key):
             if isinstance(key, Tracer) and key.kind == "i" and key.ndim < 2 and self.shape:
                 return self._look_up(key)
-            raise _dynamic_index(key)
+            raise dynamic_index(key)
         return self.move(self.at[key])
 
     def _look_up(self, i: Tracer) -> Tracer:
@@ -252,12 +253,12 @@ class Tracer:
         x = lift(self._g, value)
         if isinstance(key, Tracer) and key.kind == "b":
             if x.size != 1:
-                raise _dynamic_index(key)
+                raise dynamic_index(key)
             mask = key.broadcast(key.shape + (1,) * (self.ndim - key.ndim)).broadcast(self.shape)
             self._write(None, self._g.ew("select", mask.node, x.node, self.node))
             return
         if _has_tracer(key):
-            raise _dynamic_index(key)
+            raise dynamic_index(key)
         idx = np.asarray(positions(self.shape)[key])
         if not x.shape and not idx.shape:
             self._write(idx.reshape(1), x.node)
@@ -315,7 +316,7 @@ class Tracer:
 
     def take(self, indices: Any, axis: int | None = None, mode: Any = "raise") -> Tracer:
         if _has_tracer(indices):
-            raise _dynamic_index(indices)
+            raise dynamic_index(indices)
         return self.move(self.at.take(indices, axis, mode=mode))
 
     def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tracer:
@@ -343,7 +344,7 @@ class Tracer:
         if kind == "O":
             return self.copy()
         if kind not in "fiub":
-            raise trace_error(f"converts a traced value to {np.dtype(dtype)}", _COMPLEX)
+            raise trace_error(f"converts a traced value to {np.dtype(dtype)}", COMPLEX)
         if kind == "b":
             return Tracer(self._g, self._g.ew("ne", self.node, self._g.const(0.0)), self.shape, "b")
         if kind in "iu":
@@ -459,16 +460,16 @@ class Tracer:
     # ---- what a value that is not known cannot do -----------------------------------------------
 
     def __bool__(self) -> bool:
-        raise _branch_error()
+        raise branch_error()
 
     def __float__(self) -> float:
-        raise _number_error("float")
+        raise number_error("float")
 
     def __int__(self) -> int:
-        raise _number_error("int")
+        raise number_error("int")
 
     def __complex__(self) -> complex:
-        raise trace_error("converts a traced value to a complex number", _COMPLEX)
+        raise trace_error("converts a traced value to a complex number", COMPLEX)
 
     def __index__(self) -> int:
         raise trace_error(
@@ -490,23 +491,6 @@ class Tracer:
         raise AttributeError(f"{self!r} has no attribute {name!r}")
 
 
-_COMPLEX = "Complex numbers are not traced: stack the real and the imaginary part."
-
-
-SCIPY = (
-    "Write tables and splines as np.interp(t, times, values), sampled finely enough; of "
-    "scipy.special expit, logit, log_expit, erf, erfc, ndtr, entr, xlogy and xlog1py are traced."
-)
-
-
-def unsupported(what: str) -> Exception:
-    """The error for a NumPy or SciPy function that has no meaning here."""
-    return trace_error(
-        f"{what} cannot be traced",
-        "Write it with elementwise functions, sums, products and indexing.",
-    )
-
-
 def _has_tracer(key: Any) -> bool:
     if isinstance(key, Tracer):
         return True
@@ -517,19 +501,6 @@ def _has_tracer(key: Any) -> bool:
     if isinstance(key, np.ndarray) and key.dtype == object:
         return any(isinstance(k, Tracer) for k in key.flat)
     return False
-
-
-def _dynamic_index(key: Any) -> Exception:
-    if isinstance(key, Tracer) and key.kind == "b":
-        return trace_error(
-            "indexes with a mask that depends on traced values: the result's size is not known",
-            "Use np.where(mask, a, b), which keeps the shape, or multiply by the mask.",
-        )
-    return trace_error(
-        "indexes with a traced value, which must be known when the field is traced",
-        "Select by np.where, or by a sum over a one-hot mask. An integer of args may index the "
-        "first axis of a traced array: put the table into params.",
-    )
 
 
 def _store(target: Any, value: Any) -> None:
@@ -550,60 +521,6 @@ def to_objects(x: Any) -> npt.NDArray[np.object_]:
     for i in np.ndindex(x.shape):
         out[i] = x[i]
     return out
-
-
-_BRANCHES = ("POP_JUMP", "JUMP_IF", "TO_BOOL", "UNARY_NOT")
-
-
-def _instruction() -> str:
-    """The name of the bytecode instruction that the user's line is at."""
-    frame = users_frame()
-    if frame is None:
-        return ""
-    return dis.opname[frame.f_code.co_code[frame.f_lasti]]
-
-
-def _branch_error() -> Exception:
-    if _instruction().startswith(_BRANCHES):
-        return trace_error(
-            "branches on a traced value (if, while, and, or, not, chained comparison)",
-            "Write np.where(condition, a, b); combine conditions with &, | and ~.",
-        )
-    return trace_error(
-        "asks whether a traced value is true",
-        "Write np.where(condition, a, b), np.maximum(a, b) or np.minimum(a, b) instead of Python's "
-        "own; gather traced numbers by np.stack([...]) instead of np.array([...]), whose elements "
-        "NumPy compares one by one.",
-    )
-
-
-def _number_error(name: str) -> Exception:
-    if inside_scipy():
-        return trace_error("gives a traced value to SciPy, which computes with numbers", SCIPY)
-    text = users_text()
-    found = re.search(r"\b(?:math|cmath)\.(\w+)", text)
-    if found:
-        return trace_error(
-            f"math.{found[1]} needs a number, and a traced value is not known yet",
-            f"Write np.{_MATH_NAMES.get(found[1], found[1])}, which can be traced.",
-        )
-    if re.search(rf"\b{name}\(", text):
-        return trace_error(
-            f"{name}() of a traced value, which is not known yet",
-            f"Leave the {name}() out: traced values compute like arrays.",
-        )
-    return trace_error(
-        f"stores a traced value in a NumPy array of numbers, or converts it to {name}",
-        "Build the result with np.stack([...]), or start from np.zeros_like(y) and assign its "
-        "items; leave dtype=float and np.asarray out.",
-    )
-
-
-_MATH_NAMES = {
-    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "atan2": "arctan2", "asinh": "arcsinh",
-    "acosh": "arccosh", "atanh": "arctanh", "pow": "power", "dist": "linalg.norm",
-    "fsum": "sum",
-}  # fmt: skip
 
 
 def lift(g: Graph, x: Any) -> Tracer:
@@ -630,7 +547,7 @@ def lift(g: Graph, x: Any) -> Tracer:
             nodes.append(lift(g, item).node)
         return Tracer(g, g.concat(nodes), a.shape)
     if a.dtype.kind == "c":
-        raise trace_error("a traced value meets a complex number", _COMPLEX)
+        raise trace_error("a traced value meets a complex number", COMPLEX)
     if a.dtype.kind not in "fiub":
         raise trace_error(f"a traced value meets an array of dtype {a.dtype}")
     return Tracer(g, g.const(a), a.shape, {"b": "b", "f": "f"}.get(a.dtype.kind, "i"))
