@@ -104,7 +104,7 @@ class Tangent:
             keep=keep,
             adjoint=(old.adjoint or Discrete()) if keep else None,
             threads=old.threads,
-            tangent=True,
+            transform="tangent",
         )
         made, _ = _run.run(inputs, grid, None, False)
         return made, inputs

@@ -40,7 +40,8 @@ class Inputs:
     keep: bool = False
     adjoint: Discrete | None = None
     threads: int = 1
-    tangent: bool = False  # the state holds its tangent too, the args those of params and args
+    transform: str = ""  # the field that is solved is made of `fun`: see ir.variational
+    curve: tuple[Array, ...] | None = None  # what it reads at each stage: see Run
 
     @property
     def state(self) -> State:
@@ -139,6 +140,7 @@ def run(
         inputs.control,
         record,
         opaque,
+        inputs.curve,
     )
     seconds = math.inf if deadline is None else deadline
     if progress:
@@ -164,7 +166,7 @@ def _fields(inputs: Inputs) -> Any:
         state.y0.dtype,
         inputs.adjoint is not None,
         lambda: _example(inputs),
-        tangent=inputs.tangent,
+        transform=inputs.transform,
     )
 
 
@@ -386,52 +388,63 @@ def interpolate(old: Inputs, steps: tuple[Array, ...], t: Any) -> Any:
         step_of[b, q == times[0]] = -1
     flat = np.flatnonzero(step_of.reshape(-1) >= 0)
     if flat.size:
-        which = step_of.reshape(-1)[flat]
-        used, place = np.unique(which, return_inverse=True)
-        # one run of one step a used step; its outputs in the order of time
-        q = each.reshape(-1)[flat]
-        sign = np.sign(h[used])[place]
-        order = np.lexsort((sign * q, place))
-        n = np.bincount(place, minlength=len(used)) + 1
-        out_off = np.concatenate([[0], np.cumsum(n)]).astype(np.int64)
-        times = np.empty(int(out_off[-1]))
-        times[out_off[:-1]] = t_n[used]
-        rows = (
-            out_off[place[order]]
-            + 1
-            + (np.arange(flat.size) - (out_off[:-1] - np.arange(len(used)))[place[order]])
-        )
-        times[rows] = q[order]
-        out_step = np.zeros(int(out_off[-1]), np.int32)
-        out_step[out_off[:-1]] = -1
-        grid = np.stack([t_n[used], t_end[used]], axis=1).reshape(-1)
-        arg = given.args
-        who = sample[used]
-        if arg.flat is not None:
-            leaves = tuple([(a if state.batched else a[None])[who] for a in arg.leaves])
-            arg = arg._replace(flat=arg.flat[who], leaves=leaves)
-        inputs = Inputs(
-            fun=old.fun,
-            method=old.method,
-            given=Given(
-                state._replace(y0=np.ascontiguousarray(y_n[used]), batched=True),
-                given.params,
-                given.params_treedef,
-                arg,
-                Times(times, out_off[:-1].copy(), out_off, "ragged", None),
-                given.grid_rule,
-            ),
-            params=old.params,
-            control=(REPLAY, *old.control[1:8], 2**62, *old.control[9:]),
-            stops=(None, None),
-            options={},
-            threads=old.threads,
-        )
-        one = np.arange(len(used) + 1, dtype=np.int64)
-        found, _ = run(inputs, (grid, np.ascontiguousarray(h[used]), one, out_step), None, False)
-        values = found.y[rows]
-        out.reshape(B * K, -1)[flat[order]] = values
+        values = within_steps(old, steps, step_of.reshape(-1)[flat], each.reshape(-1)[flat])
+        out.reshape(B * K, -1)[flat] = values
     result = out if state.batched else out[0]
     if scalar:
         result = result[..., 0, :]
     return state.split(result)
+
+
+def within_steps(old: Inputs, steps: tuple[Array, ...], which: Array, t: Array) -> Array:
+    """The dense output (n, D) of the steps ``which`` at times ``t``.
+
+    One run of one step a step that is used, from its stored start; its outputs in the order of time.
+    """
+    given = old.given
+    state = given.state
+    sample, _, _, t_n, h, t_end, y_n = steps
+    used, place = np.unique(which, return_inverse=True)
+    order = np.lexsort((np.sign(h[used])[place] * t, place))
+    n = np.bincount(place, minlength=len(used)) + 1
+    out_off = np.concatenate([[0], np.cumsum(n)]).astype(np.int64)
+    times = np.empty(int(out_off[-1]))
+    times[out_off[:-1]] = t_n[used]
+    first_query = out_off[:-1] - np.arange(len(used))
+    rows = out_off[place[order]] + 1 + np.arange(which.size) - first_query[place[order]]
+    times[rows] = t[order]
+    out_step = np.zeros(int(out_off[-1]), np.int32)
+    out_step[out_off[:-1]] = -1
+    grid = np.stack([t_n[used], t_end[used]], axis=1).reshape(-1)
+    arg = given.args
+    who = sample[used]
+    if arg.flat is not None:
+        leaves = tuple([(a if state.batched else a[None])[who] for a in arg.leaves])
+        arg = arg._replace(flat=np.ascontiguousarray(arg.flat[who]), leaves=leaves)
+    curve = old.curve
+    if curve is not None:
+        curve = (np.ascontiguousarray(curve[0][who]), *curve[1:])
+    inputs = Inputs(
+        fun=old.fun,
+        method=old.method,
+        given=Given(
+            state._replace(y0=np.ascontiguousarray(y_n[used]), batched=True),
+            given.params,
+            given.params_treedef,
+            arg,
+            Times(times, out_off[:-1].copy(), out_off, "ragged", None),
+            given.grid_rule,
+        ),
+        params=old.params,
+        control=(REPLAY, *old.control[1:8], 2**62, *old.control[9:]),
+        stops=(None, None),
+        options={},
+        threads=old.threads,
+        transform=old.transform,
+        curve=curve,
+    )
+    one = np.arange(len(used) + 1, dtype=np.int64)
+    found, _ = run(inputs, (grid, np.ascontiguousarray(h[used]), one, out_step), None, False)
+    values = np.empty((which.size, found.y.shape[1]), found.y.dtype)
+    values[order] = found.y[rows]
+    return values

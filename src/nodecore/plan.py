@@ -23,8 +23,8 @@ from nodecore.ir.emit import emit
 from nodecore.ir.graph import Graph, Node, reachable
 from nodecore.ir.lower import Lowered, lower
 from nodecore.ir.program import Operand, Program, Space
-from nodecore.ir.tangent import tangent_field
 from nodecore.ir.trace import Spec, Trace, graph_key, trace_field, trace_scalar
+from nodecore.ir.variational import TRANSFORMS
 from nodecore.methods import Tableau
 from nodecore.status import InputError, TraceError
 
@@ -180,7 +180,7 @@ def fields_for(
     adjoint: bool,
     example: Callable[[], tuple[Any, ...]],
     *,
-    tangent: bool = False,
+    transform: str = "",
 ) -> Any:
     """The compiled fields of a traceable function.
 
@@ -189,13 +189,13 @@ def fields_for(
     state and its tangent (`ir.tangent`).
     """
     if isinstance(fun, Field):
-        key = (y_spec, params_spec, args_spec, method, dtype, adjoint, tangent)
+        key = (y_spec, params_spec, args_spec, method, dtype, adjoint, transform)
         found = fun.plans.get(key)
         if found is None:
-            lowered = _lower(fun.fun, y_spec, params_spec, args_spec, adjoint, example, tangent)
+            lowered = _lower(fun.fun, y_spec, params_spec, args_spec, adjoint, example, transform)
             found = fun.plans[key] = _bind(lowered, method, dtype)
         return found
-    lowered = _lower(fun, y_spec, params_spec, args_spec, adjoint, example, tangent)
+    lowered = _lower(fun, y_spec, params_spec, args_spec, adjoint, example, transform)
     return _bind(lowered, method, dtype)
 
 
@@ -211,17 +211,18 @@ def _lower(
     args_spec: Spec,
     adjoint: bool,
     example: Callable[[], tuple[Any, ...]],
-    tangent: bool,
+    transform: str,
 ) -> Lowered:
     plain = trace_field(fun, y_spec, params_spec, args_spec)
-    trace = tangent_field(plain) if tangent else plain
+    trace, curve = TRANSFORMS[transform](plain) if transform else (plain, None)
     sizes = tuple([(v.n) for v in (*trace.params, *trace.args, trace.y)])
-    key = (graph_key(trace.outs), sizes, len(trace.params), adjoint)
+    key = (graph_key(trace.outs), sizes, len(trace.params), adjoint, transform)
 
     def make() -> tuple[Lowered, Trace]:
         out = lower(
-            trace.graph, trace.out, trace.t, trace.y, trace.params, trace.args, adjoint=adjoint
-        )
+            trace.graph, trace.out, trace.t, trace.y, trace.params, trace.args,
+            adjoint=adjoint, curve=curve,
+        )  # fmt: skip
         _verify(fun, plain, y_spec, example())
         return out, trace
 
@@ -282,6 +283,81 @@ def params_bar(fields: Any, uniform: Any, acc: Any) -> tuple[Any, bool]:
 
 
 times_ok = _kernels.times_ok
+
+# Points that a program is evaluated for at once.
+_POINTS = 4096
+
+
+def pull_points(fields: Any, uniform: Any, s: Any, t: Any, y: Any, ct: Any) -> tuple[Any, Any, Any]:
+    """The pullback of the field at many points, each with its own cotangent.
+
+    ``s`` (n, n_sample), ``t`` (n,), ``y`` and ``ct`` (n, D). Returns the gradient accumulator summed
+    over the points (1, acc_size), the cotangents of s (n, n_sample), and the field's values (n, D).
+    """
+    adjoint = fields.lowered.adjoint
+    n = len(t)
+    acc = np.zeros((1, adjoint.acc_size))
+    s_bar = np.zeros((n, fields.lowered.n_sample))
+    values = np.zeros((n, fields.dim), fields.dtype)
+    for lo in range(0, n, _POINTS):
+        m = min(_POINTS, n - lo)
+        L = -(-m // 16) * 16
+        here = slice(lo, lo + m)
+
+        def lanes(rows: int, given: Any = None, m: int = m, L: int = L) -> Any:
+            out = np.zeros((rows + 1, L), fields.dtype)
+            if given is not None:
+                out[:rows, :m] = given.T
+                out[:rows, m:] = given[:1].T  # a finite state, with a zero cotangent
+            return out
+
+        spaces = {
+            Space.U: uniform,
+            Space.S: lanes(fields.lowered.n_sample, s[here]),
+            Space.T: lanes(1, t[here, None]),
+            Space.Y: lanes(fields.dim, y[here]),
+            Space.OUT: lanes(fields.dim),
+            Space.RES: lanes(adjoint.res_rows),
+            Space.CT: lanes(fields.dim, ct[here]),
+            Space.YBAR: lanes(fields.dim),
+            Space.TBAR: lanes(1),
+            Space.SBAR: lanes(fields.lowered.n_sample),
+        }
+        spaces[Space.CT][:, m:] = 0
+        numbered = {int(k): v for k, v in spaces.items()}
+        p = adjoint.field_keep
+        _kernels.run_program(p.packed, p.ipool, p.rf_rows, numbered, L, fields.isa)
+        p = adjoint.reverse
+        _kernels.run_program(p.packed, p.ipool, p.rf_rows, numbered, L, fields.isa, acc[0])
+        s_bar[here] = spaces[Space.SBAR][: s_bar.shape[1], :m].T
+        values[here] = spaces[Space.OUT][: fields.dim, :m].T
+    return acc, s_bar, values
+
+
+def pull_samples(fields: Any, uniform: Any, args: Any, s_bar: Any, acc: Any) -> Any:
+    """The cotangents of args (B, n_args) from those of what depends on args; ``acc`` gains its part."""
+    p = fields.lowered.adjoint.sample_reverse
+    B, n_args = args.shape
+    L = -(-B // 16) * 16
+
+    def lanes(rows: int, given: Any = None) -> Any:
+        out = np.zeros((rows + 1, L), fields.dtype)
+        if given is not None:
+            out[:rows, :B] = given.T
+            out[:rows, B:] = given[:1].T
+        return out
+
+    ct = lanes(s_bar.shape[1], s_bar)
+    ct[:, B:] = 0
+    spaces = {
+        Space.U: uniform,
+        Space.ARGS: lanes(n_args, args),
+        Space.CT: ct,
+        Space.OUT: lanes(n_args),
+    }
+    numbered = {int(k): v for k, v in spaces.items()}
+    _kernels.run_program(p.packed, p.ipool, p.rf_rows, numbered, L, fields.isa, acc[0])
+    return spaces[Space.OUT][:n_args, :B].T
 
 
 # ---- Functions that are evaluated once, such as losses --------------------------------------------

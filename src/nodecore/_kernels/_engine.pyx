@@ -118,6 +118,14 @@ cdef extern from "backend.h":
         double factor_min
         double factor_max
         double log2_memory_floor
+    ctypedef int64_t nc_pair[2]
+    ctypedef struct nc_curve:
+        const nc_pair *off
+        const double *start
+        const double *size
+        const void *coef
+        int32_t rows
+        int32_t degree
     ctypedef struct nc_problem
     ctypedef int (*nc_opaque_field)(void *, const nc_problem *, int64_t, const double *,
                                     const void *, void *, const int64_t *, const uint8_t *)
@@ -143,6 +151,7 @@ cdef extern from "backend.h":
         nc_opaque_pull opaque_pull
         void *opaque_ctx
         const void *uniform
+        nc_curve curve
         const nc_tableau *method
         nc_control control
         int64_t batch
@@ -603,7 +612,7 @@ cdef class Run:
     cdef readonly object inputs, y, ints, floats, status, sample_values, uniform
     cdef readonly object failed, last
     cdef _Opaque opaque
-    cdef object atol, lock
+    cdef object atol, lock, curve
     cdef readonly object plan
 
     def __cinit__(self):
@@ -616,11 +625,14 @@ cdef class Run:
                 nc_record_free(&self.records[i])
             free(self.records)
 
-    def __init__(self, Fields fields, uniform, tuple inputs, tuple control, object keep, opaque=None):
+    def __init__(self, Fields fields, uniform, tuple inputs, tuple control, object keep, opaque=None,
+                 curve=None):
         """keep: None, or the plan of the record: a function of (lanes, chunk bounds, dim, bytes of a
         number, bytes kept besides) that gives for each chunk (kind, slots, steps, segment).
 
         inputs: (y0, args, t, t_off, out_off, stops, stop_off, grid, grid_h, grid_off, out_step);
+        curve: None, or (offsets, starts, sizes, coefficients (pieces, degree + 1, rows)).
+
         control: (mode, n_sub, stop_at_outputs, error_exponent, rtol, dt, first_step, max_step,
         max_steps, atol, *controller)."""
         cdef nc_problem *p = &self.p
@@ -675,6 +687,13 @@ cdef class Run:
             p.opaque_ctx = <void *> self.opaque
             if pull is not None:
                 p.opaque_pull = _opaque_pull
+        self.curve = curve
+        if curve is not None:
+            off, start, size, coef = curve
+            p.curve.off = <const nc_pair *> _ptr(off)
+            p.curve.start, p.curve.size = <const double *> _ptr(start), <const double *> _ptr(size)
+            p.curve.coef = _ptr(coef)
+            p.curve.degree, p.curve.rows = coef.shape[1] - 1, coef.shape[2]
         p.tile, p.n_chunks = self._cut(B, keep is not None)
         if keep is not None:
             self.lock = Lock()

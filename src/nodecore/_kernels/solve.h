@@ -41,6 +41,18 @@ typedef struct {
     double log2_safety, beta[3], beta_reject, factor_min, factor_max, log2_memory_floor;
 } nc_control;
 
+/* A curve that a field may read at the time of each stage, a polynomial a piece: sample b has pieces
+ * off[b][0] .. off[b][1] - 1, ordered along its time. In piece i, theta = (t - start[i]) / size[i], row r is
+ * sum_k coef[i][k][r] theta^k. */
+typedef int64_t nc_pair[2];
+
+typedef struct {
+    const nc_pair *off;
+    const double *start, *size;
+    const void *coef; /* real [pieces][degree + 1][rows] */
+    int32_t rows, degree;
+} nc_curve;
+
 typedef struct nc_problem nc_problem;
 
 /* An opaque field evaluates the active lanes of a tile; 0 on success. y and k are [D][L]. */
@@ -64,6 +76,7 @@ struct nc_problem {
     nc_opaque_pull opaque_pull;
     void *opaque_ctx;
     const void *uniform; /* real */
+    nc_curve curve; /* rows 0: none */
 
     const nc_tableau *method;
     nc_control control;

@@ -44,6 +44,7 @@ enum nc_space {
     NC_SP_TBAR,   /* cotangent of the time */
     NC_SP_SBAR,   /* cotangent of S */
     NC_SP_ARGS,   /* raw args of a sample program */
+    NC_SP_CURVE,  /* a given curve at the time of the stage */
     NC_N_SPACES
 };
 

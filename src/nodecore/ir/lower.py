@@ -107,8 +107,12 @@ def lower(
     args: Sequence[Node],
     *,
     adjoint: bool,
+    curve: Node | None = None,
 ) -> Lowered:
-    """The programs of ``out = f(t, y, params, args)``."""
+    """The programs of ``out = f(t, y, params, args)``.
+
+    ``curve`` is an input whose value at the time of a stage the kernels look up.
+    """
     g = graph
     step_nodes = reachable([out], stop=lambda v: v.rate < STEP)
     sample_out = _frontier(step_nodes, SAMPLE, SAMPLE)
@@ -152,6 +156,8 @@ def lower(
         rows += v.n
 
     ty = {t: Operand(Space.T, 0), y: Operand(Space.Y, 0)}
+    if curve is not None:
+        ty[curve] = Operand(Space.CURVE, 0)
     sample = emit("sample", list(s_at.items()), {**u_at, **args_at})
     field_given = {**u_at, **s_at, **ty}
     result = [(out, Operand(Space.OUT, 0))]

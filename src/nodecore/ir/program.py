@@ -44,6 +44,7 @@ class Space(IntEnum):
     TBAR = 9
     SBAR = 10
     ARGS = 11
+    CURVE = 12
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,8 @@ static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
     }
     NC_TAKE(s->base[NC_SP_RF], registers * L + FN(SLACK));
     NC_TAKE(s->base[NC_SP_S], (int64_t)p->n_sample * L + FN(SLACK));
+    NC_TAKE(s->base[NC_SP_CURVE], (int64_t)p->curve.rows * L + FN(SLACK));
+    NC_TAKE(s->piece, lanes);
     s->base[NC_SP_U] = (REAL *)p->uniform;
     return used;
 }

@@ -16,12 +16,41 @@ typedef struct {
     uint8_t *active;
     int64_t *sample;
     REAL *coef;              /* [NC_MAX_STAGES][L] */
+    int64_t *piece;          /* of the curve: the piece each lane was in last */
     REAL *base[NC_N_SPACES];
     /* the step trace of the backward pass: what `reverse` reads */
     REAL *trace_y[NC_MAX_STAGES], *trace_res[NC_MAX_STAGES], *trace_time[NC_MAX_STAGES];
     double *trace_t[NC_MAX_STAGES];
     int failed; /* an opaque callback said no */
 } FN(tile);
+
+/* The curve at stage_t, for every lane that has a sample. */
+static void FN(curve_values)(FN(tile) *s)
+{
+    const nc_curve *c = &s->p->curve;
+    int64_t L = s->L, R = c->rows;
+    REAL *out = s->base[NC_SP_CURVE];
+    for (int64_t l = 0; l < L; l++) {
+        int64_t first = c->off[s->sample[l]][0], last = c->off[s->sample[l]][1] - 1;
+        if (last < first)
+            continue;
+        int64_t i = s->piece[l] < first || s->piece[l] > last ? first : s->piece[l];
+        double t = s->stage_t[l], sign = c->size[first] >= 0 ? 1 : -1;
+        while (i < last && sign * (t - c->start[i + 1]) >= 0)
+            i++;
+        while (i > first && sign * (t - c->start[i]) < 0)
+            i--;
+        s->piece[l] = i;
+        REAL theta = (REAL)((t - c->start[i]) / c->size[i]);
+        const REAL *coef = (const REAL *)c->coef + i * (c->degree + 1) * R;
+        for (int64_t r = 0; r < R; r++) {
+            REAL v = coef[c->degree * R + r];
+            for (int k = c->degree - 1; k >= 0; k--)
+                v = v * theta + coef[k * R + r];
+            out[r * L + l] = v;
+        }
+    }
+}
 
 /* k = f(stage_t, y). keep: residuals go there (or NULL). */
 static void FN(field)(FN(tile) *s, REAL *y, REAL *k, REAL *keep)
@@ -37,6 +66,8 @@ static void FN(field)(FN(tile) *s, REAL *y, REAL *k, REAL *keep)
     s->base[NC_SP_Y] = y;
     s->base[NC_SP_OUT] = k;
     s->base[NC_SP_RES] = keep;
+    if (p->curve.rows)
+        FN(curve_values)(s);
     FN(vm_run)(keep ? &p->field_keep : &p->field, s->base, s->L, NULL);
 }
 
