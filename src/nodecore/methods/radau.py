@@ -84,8 +84,13 @@ class Radau(Tableau):
             ("A_inv is not the inverse of A", self.A_inv @ self.A[1:, 1:], eye),
             ("T_inv is not the inverse of T", self.T_inv @ self.T, eye),
             ("T does not split A_inv", self.T_inv @ self.A_inv @ self.T, split),
+            ("P_z misses the stages", self.c[1:, None] ** [1, 2, 3] @ self.P_z.T, eye),
+            ("e_z is not b_err", -self.gamma * self.e_z @ self.A[1:, 1:], self._b_err()[1:]),
         ):
             self._require(bool(np.all(np.abs(product - want) < 1e-13)), what)
+
+    def _b_err(self) -> FloatArray:
+        return np.zeros(self.n_stages) if self.b_err is None else self.b_err
 
     @property
     def gamma(self) -> float:

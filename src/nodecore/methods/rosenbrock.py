@@ -89,7 +89,7 @@ def _rosenbrock23() -> Rosenbrock:
         A=to_float2([[zero] * 3, [half / d, zero, zero], [1 / d, 1 / d, zero]]),
         C=to_float2([[zero] * 3, [-1 / d, zero, zero], [-2 / d, -e / d, zero]]),
         m=to_float([1 / d, 1 / d, zero]),
-        m_err=to_float([half / (3 * d), half * (e - 2) / (3 * d), half / (3 * d)]),
+        m_err=to_float([-1 / (6 * d), (2 - e) / (6 * d), -1 / (6 * d)]),
         P=to_float2([[1 / d, zero], [-2 / (1 - 2 * d), 1 / (d * (1 - 2 * d))], [zero, zero]]),
         dense_order=2,
         embedded_order=3,
