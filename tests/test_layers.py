@@ -24,7 +24,7 @@ LAYERS = [
     ],
     ["plan"],
     ["gradient"],
-    ["_run", "_forward"],
+    ["_run", "_forward", "_continuous"],
     ["solution"],
     ["_solve"],
     ["_check", "_diagnose", "nn", "optim", "losses", "samples", "objective", "_fit", "plot"],

@@ -17,7 +17,7 @@ Solving: `solve`, `field`, `opaque`, `methods`, and the step-size controllers. G
 """
 
 from nodecore import losses, methods, nn, optim
-from nodecore._adjoint import Discrete
+from nodecore._adjoint import Continuous, Discrete
 from nodecore._check import gradcheck, gradient_error
 from nodecore._field import field, opaque
 from nodecore._fit import fit
@@ -40,6 +40,7 @@ from nodecore.tree import ravel
 __version__ = "0.1.0"
 
 __all__ = [
+    "Continuous",
     "Discrete",
     "Error",
     "FixedStep",

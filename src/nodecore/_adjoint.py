@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nodecore import methods
 from nodecore.schedule import optimal_recomputation
 from nodecore.status import InputError
 
@@ -129,15 +130,82 @@ class Discrete:
         return self.memory is not None or self.checkpoints is not None
 
 
-def resolve(adjoint: Any) -> Discrete | None:
+@dataclass(frozen=True)
+class Continuous:
+    """The adjoint differential equation lambda' = -f_y^T lambda, solved backwards in time.
+
+    Its gradient is that of the exact solution up to the tolerances, not that of what was computed:
+    for that there is `Discrete`, the default.
+
+    Parameters
+    ----------
+    mode : {"gauss", "interpolating", "backsolve"}
+        "gauss": only lambda is solved for; the integrals for params and args are Gauss quadratures
+        over the accepted backward steps; y comes from the forward solve's dense output.
+        "interpolating": the integrals are part of the backward system. "backsolve": y too is solved
+        for again backwards, which keeps no steps in memory in other packages, and fails for damped
+        modes: they grow backwards. A warning says so when it is seen.
+    method : str, optional
+        Of the backward solve, adaptive; default: that of the forward solve, or "tsit5".
+    rtol, atol : float, optional
+        Of the backward solve; default: those of the forward solve.
+
+    Raises
+    ------
+    InputError
+        If a value is not possible.
+
+    Notes
+    -----
+    Cao, Li, Petzold & Serban, Adjoint sensitivity analysis for differential-algebraic equations, SIAM
+    J. Sci. Comput. 24 (2003) 1076-1089; Kim et al., Stiff neural ordinary differential equations,
+    Chaos 31 (2021) 093122. See docs/math/continuous-adjoint.md.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import nodecore as nc
+    >>> sol = nc.solve(lambda t, y, k: -k * y, [1.0], [0.0, 1.0], 2.0, adjoint=nc.Continuous())
+    >>> g = sol.vjp(np.array([[0.0], [1.0]]))
+    >>> bool(np.isclose(g.params, -np.exp(-2.0), rtol=1e-5))
+    True
+    """
+
+    mode: str = "gauss"
+    method: str | None = None
+    rtol: float | None = None
+    atol: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("gauss", "interpolating", "backsolve"):
+            raise InputError(
+                f'mode must be "gauss", "interpolating" or "backsolve", not {self.mode!r}'
+            )
+        for name in ("rtol", "atol"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and value > 0):
+                raise InputError(f"{name} must be a positive number, not {value!r}")
+        if self.method is not None and not methods.get(self.method).adaptive:
+            raise InputError(f"method={self.method!r} has no error estimate: it cannot be adaptive")
+
+
+Adjoint = Discrete | Continuous
+
+
+def resolve(adjoint: Any) -> Adjoint | None:
     """What a user's ``adjoint`` means; None: no gradient."""
-    if adjoint is None or isinstance(adjoint, Discrete):
+    if adjoint is None or isinstance(adjoint, Discrete | Continuous):
         return adjoint
     if adjoint == "discrete":
         return Discrete()
     if adjoint == "auto":
         return Discrete(memory=quarter_of_memory())
-    raise InputError(f'adjoint must be None, "auto", "discrete" or an nc.Discrete, not {adjoint!r}')
+    if adjoint == "continuous":
+        return Continuous()
+    raise InputError(
+        'adjoint must be None, "auto", "discrete", "continuous", an nc.Discrete or an '
+        f"nc.Continuous, not {adjoint!r}"
+    )
 
 
 def tile_steps(counts: Sequence[int], lanes: int) -> int:
@@ -237,6 +305,10 @@ class Plan:
         return (KEEP_BINOMIAL, int(slots), n, segment), again * lane_steps // max(n, 1)
 
 
-def plan_for(adjoint: Discrete, counts: Callable[[], Any]) -> Plan:
+def plan_for(adjoint: Adjoint, counts: Callable[[], Any]) -> Plan:
     """The plan of a record; ``counts`` gives the samples' steps where they are known."""
+    if isinstance(adjoint, Continuous):
+        return Plan(
+            Discrete(), None, text=f"continuous, {adjoint.mode}: every forward step is kept"
+        )
     return Plan(adjoint, counts() if adjoint.limited else None)

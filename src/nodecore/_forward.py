@@ -102,7 +102,7 @@ class Tangent:
             stops=stops,
             options=old.options,
             keep=keep,
-            adjoint=(old.adjoint or Discrete()) if keep else None,
+            adjoint=Discrete() if keep else None,
             threads=old.threads,
             transform="tangent",
         )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nodecore import _adjoint, _inputs, plan, tree
-from nodecore._adjoint import Discrete
+from nodecore._adjoint import Adjoint, Continuous, Discrete
 from nodecore._field import Field, Opaque
 from nodecore._inputs import Array, State, Times
 from nodecore.gradient import Given, GridRule, OpaquePull
@@ -38,7 +38,7 @@ class Inputs:
     stops: tuple[Array | None, Array | None]
     options: dict[str, Any] = field(repr=False)
     keep: bool = False
-    adjoint: Discrete | None = None
+    adjoint: Adjoint | None = None
     threads: int = 1
     transform: str = ""  # the field that is solved is made of `fun`: see ir.variational
     curve: tuple[Array, ...] | None = None  # what it reads at each stage: see Run
@@ -72,7 +72,7 @@ class Signature:
     rule: GridRule
     options: dict[str, Any]
     keep: bool
-    adjoint: Discrete | None
+    adjoint: Adjoint | None
 
 
 def _example(inputs: Inputs) -> tuple[Any, ...]:
@@ -231,6 +231,11 @@ def _opaque(inputs: Inputs) -> tuple[tuple[Any, Any], OpaquePull | None]:
         result = fun.fun(t, y, params, args_for(samples))
         return _inputs.returned(result, y.shape, f"the opaque field {fun.__name__}", "y")
 
+    if isinstance(inputs.adjoint, Continuous):
+        raise InputError(
+            f"the opaque field {fun.__name__} cannot be traced, which the continuous adjoint needs: "
+            'use adjoint="discrete" with a vjp'
+        )
     if fun.vjp is None:
         if inputs.adjoint is not None:
             raise InputError(

@@ -85,7 +85,7 @@ def solve(
         A sample that needs more fails with MAX_STEPS.
     controller : controller or str, optional
         `IController`, `PIController` (default), `PIDController`, or a name.
-    adjoint : None, "auto", "discrete" or Discrete
+    adjoint : None, "auto", "discrete", "continuous", Discrete or Continuous
         How gradients will be computed; None: no gradient, nothing is kept. "discrete" keeps every
         step, "auto" at most a quarter of the memory that the process may use.
     tstops : bool, (K,) array or list of B arrays

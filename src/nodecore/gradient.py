@@ -163,45 +163,61 @@ def _discrete(
         raise GradientError(
             f"sample {sample}: the cotangent of the state {why}", sample=sample, t=t
         )
-    state = given.state
     if dim is not None:
         y0_bar = np.ascontiguousarray(y0_bar[:, :dim])
+    params: Any = None
+    if pull is not None:
+        for i, bar in enumerate(pull.params_bar):
+            if not np.isfinite(bar).all():
+                raise _bad_block(i, run, given, dy, threads, pull)
+    elif given.params:
+        params, finite = plan.params_bar(run.fields, run.uniform, acc)
+        start = 0
+        for i, p in enumerate([] if finite else given.params):
+            if not np.isfinite(params[start : start + p.size]).all():
+                raise _bad_block(i, run, given, dy, threads, None)
+            start += p.size
+    return shaped(given, y0_bar, params, args_bar, t_bar, pull)
+
+
+def shaped(
+    given: Given,
+    y0_bar: Array,
+    params_flat: Array | None,
+    args_bar: Array,
+    t_rows: Array,
+    pull: OpaquePull | None,
+) -> Gradient:
+    """Flat cotangents in the shapes and dtypes of what was given."""
+    state = given.state
     if state.treedef == tree.LEAF and state.dtypes[0] == y0_bar.dtype:
         y0 = y0_bar.reshape(y0_bar.shape[:1] * state.batched + state.shapes[0])
     else:
         y0 = _as_given(
             state.split(y0_bar if state.batched else y0_bar[0]), state.treedef, state.dtypes
         )
-
-    params = None
+    params_bar: list[Array] = []
     if pull is not None:
         params_bar = pull.params_bar
-        for i, bar in enumerate(params_bar):
-            if not np.isfinite(bar).all():
-                raise _bad_block(i, run, given, dy, threads, pull)
-    elif given.params:
-        flat, finite = plan.params_bar(run.fields, run.uniform, acc)
-        params_bar, start = [], 0
+    elif params_flat is not None:
+        start = 0
         for p in given.params:
-            params_bar.append(flat[start : start + p.size].reshape(p.shape))
+            params_bar.append(params_flat[start : start + p.size].reshape(p.shape))
             start += p.size
-        for i, bar in enumerate(params_bar if not finite else []):
-            if not np.isfinite(bar).all():
-                raise _bad_block(i, run, given, dy, threads, None)
+    params = None
     if given.params_treedef is not None:
         leaves = [
             x if p.dtype == x.dtype else np.asarray(x, p.dtype if p.dtype.kind == "f" else x.dtype)
             for x, p in zip(params_bar, given.params, strict=True)
         ]
         params = tree.unflatten(given.params_treedef, leaves)
-
     args = None
     if given.args.treedef is not None:
         args = _args_bar(given, args_bar, pull)
     no_time = None
     if pull is not None:
         no_time = "an opaque field's vjp gives no derivative in time, so g.t is unknown"
-    return Gradient(y0, params, args, _t_bar(given, t_bar), no_time)
+    return Gradient(y0, params, args, _t_bar(given, t_rows), no_time)
 
 
 def _bad_block(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from nodecore import _forward, _run, gradient, plan, tree
-from nodecore._adjoint import Plan
+from nodecore._adjoint import Continuous, Plan
+from nodecore._continuous import continuous
 from nodecore._inputs import Array
 from nodecore._run import Inputs
 from nodecore.gradient import Gradient, OpaquePull
@@ -206,6 +207,8 @@ class Solution:
         if dy is None:
             raise InputError("vjp needs dy, the cotangent of y")
         rows = self._rows(dy)
+        if isinstance(self._in.adjoint, Continuous):
+            return continuous(self._run, self._in, self._frozen(), self._in.adjoint, rows)
         return gradient.discrete(self._run, self._in.given, rows, self._in.threads, self._pull)
 
     def _rows(self, dy: Any) -> Array:
