@@ -262,7 +262,7 @@ def test_args_of_one_sample_have_no_batch_axis():
         ("atol", [1j], "atol is complex"),
         ("atol", [None, {"a": 1.0}, [1e-9] * 3], "atol.* does not fit (a|the) state"),
         ("on_failure", ["ignore", None, True, []], 'on_failure must be "raise" or "mark"'),
-        ("adjoint", ["backsolve", True, 1, []], 'adjoint must be None, "auto", "discrete" or an nc.Discrete'),
+        ("adjoint", ["backsolve", True, 1, []], 'adjoint must be None, "auto", "discrete"'),
         ("progress", ["yes", 1], "progress must be True, False or a function"),
         ("tstops", ["a", np.True_], "tstops must be an array of real numbers"),
         ("tstops", [0.5, np.zeros((1, 1))], "tstops has shape"),

@@ -456,7 +456,9 @@ class Solution:
 
     def _frozen(self) -> tuple[Array, ...]:
         """Every accepted step."""
-        if not self._in.keep or isinstance(self._run, _Pickled):
+        if isinstance(self._run, _Pickled):
+            raise GradientError("this solution kept no steps: it was pickled")
+        if not self._in.keep:
             raise GradientError("this solution kept no steps: solve with adjoint=... or dense=True")
         if self._grid is None:
             self._grid = self._run.steps()
