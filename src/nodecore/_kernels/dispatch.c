@@ -126,18 +126,23 @@ void *nc_arena_get(size_t bytes)
         bytes = (bytes + 4095) & ~(size_t)4095;
         if (posix_memalign((void **)&a, 64, bytes + sizeof(arena)))
             return NULL;
-        memset(a, 0, bytes + sizeof(arena)); /* lanes start from finite numbers */
         a->bytes = bytes;
     }
+    NC_ALLOW(a + 1, a->bytes);
+#if defined(__SANITIZE_ADDRESS__)
+    memset(a + 1, 0xFF, a->bytes); /* NaN */
+#endif
     return a + 1;
 }
 
 void nc_arena_put(void *p)
 {
     arena *a = (arena *)p - 1;
+    NC_ALLOW(p, a->bytes); /* free() wants it so */
     pthread_mutex_lock(&arena_lock);
     int keep = kept_bytes + a->bytes <= ARENA_KEEP;
     if (keep) {
+        NC_FORBID(a + 1, a->bytes);
         a->next = free_arenas;
         free_arenas = a;
         kept_bytes += a->bytes;

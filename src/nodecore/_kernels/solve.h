@@ -140,6 +140,20 @@ typedef struct {
 void nc_wait(nc_problem *p, int others);
 double nc_now(void);
 int nc_forked(void); /* whether this process is a child, where one thread must do */
+
+/* A sanitized build keeps the arrays of an arena apart by fences that nothing may touch. */
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+enum { NC_FENCE = 64 };
+#define NC_FORBID(p, bytes) ASAN_POISON_MEMORY_REGION(p, bytes)
+#define NC_ALLOW(p, bytes) ASAN_UNPOISON_MEMORY_REGION(p, bytes)
+#else
+enum { NC_FENCE = 0 };
+#define NC_FORBID(p, bytes) ((void)0)
+#define NC_ALLOW(p, bytes) ((void)0)
+#endif
+
+/* Holds garbage: whoever gets it writes before it reads. */
 void *nc_arena_get(size_t bytes);
 void nc_arena_put(void *p);
 

@@ -2,9 +2,11 @@
 #define NC_TAKE(ptr, count)                                                                        \
     do {                                                                                           \
         size_t bytes_ = (((size_t)(count) * sizeof(*(ptr))) + 63) & ~(size_t)63;                   \
-        if (base)                                                                                  \
+        if (base) {                                                                                \
             (ptr) = (void *)(base + used);                                                         \
-        used += bytes_;                                                                            \
+            NC_FORBID(base + used + bytes_, NC_FENCE);                                             \
+        }                                                                                          \
+        used += bytes_ + NC_FENCE;                                                                 \
     } while (0)
 
 /* Reads past a register's end stay inside the arena. */
