@@ -17,9 +17,10 @@
  * they treat side by side, never in the operations on one element, so a lane's result is a function
  * of its own matrix alone.
  *
+ *     D <= NC_LU_SMALL          lu_small.h: vectors along lanes, the matrices in registers
  *     D <= NC_LU_LANES, L > 1   lu_lanes.h: vectors along lanes, a pivot of its own in every lane
- *     D <= NC_LU_SMALL, L = 1   the same kernel, the one matrix in all lanes of a vector
- *     other                     lu_dense.h: one matrix after the other, vectors along a column
+ *     other                     lu_dense.h, lu_dense_solve.h: one matrix after the other, vectors
+ *                               along a column
  *
  * docs/math/batched-lu.md has the algorithms, the argument for the bits and measured speeds. */
 #ifndef NC_LU_LIMITS
@@ -27,8 +28,10 @@
 enum { NC_LU_LANES = 32, NC_LU_SMALL = 4 };
 #endif
 
+#include "lu_small.h"
 #include "lu_lanes.h"
 #include "lu_dense.h"
+#include "lu_dense_solve.h"
 
 NC_INLINE int FN(lu_is_dense)(int64_t D, int64_t L)
 {
@@ -71,7 +74,12 @@ static __attribute__((unused)) void FN(lu_identity)(REAL *lu, int32_t *piv, int6
 static __attribute__((unused)) void FN(lu_factor)(const REAL *M, REAL *lu, int32_t *piv, int64_t D,
                                                   int64_t L, const RINT *mask, uint8_t *singular)
 {
-    memset(singular, 0, (size_t)L);
+    for (int64_t l = 0; l < L; l++)
+        singular[l] = 0;
+    if (D <= NC_LU_SMALL) {
+        FN(small_factor_any)(M, lu, piv, D, L, mask, singular);
+        return;
+    }
     if (!FN(lu_is_dense)(D, L)) {
         FN(lanes_factor)(M, lu, piv, D, L, mask, singular);
         return;
@@ -86,6 +94,10 @@ static __attribute__((unused)) void FN(lu_factor)(const REAL *M, REAL *lu, int32
 NC_INLINE void FN(lu_solve_either)(const int transposed, REAL *lu, const int32_t *piv, REAL *b,
                                    int64_t D, int64_t L, const RINT *mask)
 {
+    if (D <= NC_LU_SMALL) {
+        FN(small_solve_any)(transposed, lu, piv, b, D, L, mask);
+        return;
+    }
     if (!FN(lu_is_dense)(D, L)) {
         FN(lanes_solve)(transposed, lu, piv, b, D, L, mask);
         return;
@@ -120,21 +132,21 @@ static __attribute__((unused)) void FN(lu_solve_t)(REAL *lu, const int32_t *piv,
 
 /* ---- Around the factorisation --------------------------------------------------------------- */
 
-/* M = I - hg J, hg [L]. */
+/* M = I - hg J, hg [L]; M may be J. */
 static __attribute__((unused)) void FN(newton_matrix)(const REAL *J, const REAL *hg, REAL *M,
                                                       int64_t D, int64_t L)
 {
     if (L == 1) {
-        const VF h = vset1(hg[0]), zero = vset1(0);
-        int64_t e = 0;
-        for (; e + VL <= D * D; e += VL)
-            vstore(M + e, vfnma(h, vload(J + e), zero));
-        if (e < D * D) {
-            const int rest = (int)(D * D - e);
-            vstore_n(M + e, vfnma(h, vload_n(J + e, rest), zero), rest);
-        }
-        for (int64_t i = 0; i < D; i++)
-            M[i * (D + 1)] = FN(fnma1)(hg[0], J[i * (D + 1)], 1);
+        const VF h = vset1(hg[0]);
+        for (int64_t i = 0; i < D; i++, J += D, M += D)
+            for (int64_t j = 0; j < D; j += VL) {
+                const int m = D - j < VL ? (int)(D - j) : VL;
+                const VF delta = vbool(FN(is_row)(viota(), i - j));
+                if (m == VL)
+                    vstore(M + j, vfnma(h, vload(J + j), delta));
+                else
+                    vstore_n(M + j, vfnma(h, vload_n(J + j, m), delta), m);
+            }
         return;
     }
     for (int64_t l = 0; l < L; l += VL) {
