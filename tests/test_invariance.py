@@ -160,7 +160,7 @@ def test_ragged_times_and_stops_are_a_samples_own():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_work_is_the_sum_of_the_samples_own(method):
-    """Van der Pol, one easy and one hard: a mixed batch is not as slow as its slowest times its size."""
+    """Van der Pol, one easy and one hard: a mixed batch beats its size times its slowest."""
 
     def field(t, y, p, a):
         return [y[1], a * (1 - y[0] ** 2) * y[1] - y[0]]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from nodecore import methods
-from nodecore.schedule import optimal_recomputation
 from nodecore.status import InputError
 
 KEEP_ALL, KEEP_BINOMIAL, KEEP_ONLINE, KEEP_UNIFORM = range(4)
@@ -79,9 +78,9 @@ class Discrete:
         At most this many stored states a sample, the initial one among them, beside the one being
         advanced.
     schedule : {"auto", "all", "uniform", "binomial"}
-        "all" keeps every step (plain backpropagation through the steps). "binomial": the fewest steps
-        made again, by Revolve where the number of steps is known, else placed online. "uniform":
-        every k-th state. "auto": all if it fits, else binomial.
+        "all" keeps every step (plain backpropagation through the steps). "binomial": the fewest
+        steps made again, by Revolve where the number of steps is known, else placed online.
+        "uniform": every k-th state. "auto": all if it fits, else binomial.
 
     Raises
     ------
@@ -157,9 +156,9 @@ class Continuous:
 
     Notes
     -----
-    Cao, Li, Petzold & Serban, Adjoint sensitivity analysis for differential-algebraic equations, SIAM
-    J. Sci. Comput. 24 (2003) 1076-1089; Kim et al., Stiff neural ordinary differential equations,
-    Chaos 31 (2021) 093122. See docs/math/continuous-adjoint.md.
+    Cao, Li, Petzold & Serban, Adjoint sensitivity analysis for differential-algebraic equations,
+    SIAM J. Sci. Comput. 24 (2003) 1076-1089; Kim et al., Stiff neural ordinary differential
+    equations, Chaos 31 (2021) 093122. See docs/math/continuous-adjoint.md.
 
     Examples
     --------
@@ -301,6 +300,8 @@ class Plan:
             return (KEEP_ONLINE, int(slots), 0, 0), 0
         segment = segment or n
         each = slots // (n // segment) if segment < n else slots
+        from nodecore.schedule import optimal_recomputation  # only a limited record needs it
+
         again = optimal_recomputation(min(segment, n), int(each)) * (n // min(segment, n))
         return (KEEP_BINOMIAL, int(slots), n, segment), again * lane_steps // max(n, 1)
 

@@ -157,9 +157,9 @@ def gradcheck(
 def gradient_error(sol: Solution, dy: Any, factor: float = 100.0) -> float:
     """Is the gradient the one you want? Its relative difference to that at tighter tolerances.
 
-    The discrete gradient is the derivative of the computed solution; where the solve is coarse, that
-    is the derivative of a coarse program. This solves again with tolerances divided by ``factor``
-    (with fixed steps, with steps shorter by the cube root of it) and compares.
+    The discrete gradient is the derivative of the computed solution; where the solve is coarse,
+    that is the derivative of a coarse program. This solves again with tolerances divided by
+    ``factor`` (with fixed steps, with steps shorter by the cube root of it) and compares.
 
     Parameters
     ----------
@@ -198,7 +198,8 @@ def gradient_error(sol: Solution, dy: Any, factor: float = 100.0) -> float:
         args = tree.unflatten(given.args.treedef, list(given.args.leaves))
     tight = solve(
         inputs.fun, y0, inputs.when.given, inputs.params, args,
-        method=inputs.method, adjoint="discrete", on_failure="mark", threads=inputs.threads, **options,
+        method=inputs.method, adjoint="discrete", on_failure="mark", threads=inputs.threads,
+        **options,
     )  # fmt: skip
     a, b = sol.vjp(dy), tight.vjp(tree.map(lambda x: np.asarray(x, float), dy))
     top = bottom = 0.0

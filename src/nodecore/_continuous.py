@@ -1,7 +1,8 @@
-"""The continuous adjoint: lambda' = -f_y^T lambda solved backwards (docs/math/continuous-adjoint.md).
+"""The continuous adjoint: lambda' = -f_y^T lambda, backwards (docs/math/continuous-adjoint.md).
 
-The interval between two outputs is one solve of the batch, from its later end to its earlier one; at
-an output lambda gains its cotangent. y(t) is a polynomial a forward step, looked up by the kernels.
+The interval between two outputs is one solve of the batch, from its later end to its earlier one;
+at an output lambda gains its cotangent. y(t) is a polynomial a forward step, looked up by the
+kernels.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from nodecore.control import resolve
 from nodecore.gradient import Given, Gradient, GridRule
 from nodecore.status import GradientError, PrecisionWarning, Status
 
-# Gauss-Legendre nodes of a backward step: exact for polynomials of degree 7, beyond the order of any
-# interpolant of lambda but dop853's, which it matches.
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(4)
-_NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
+# Gauss-Legendre quadrature of a backward step, with 4 nodes: exact for polynomials of degree 7,
+# beyond the order of any interpolant of lambda but dop853's, which it matches. In [-1, 1] the nodes
+# are -a, -b, b, a with a, b = sqrt(3/7 +- 2/7 sqrt(6/5)), the weights (18 -+ sqrt(30)) / 36.
+_ROOTS = np.sqrt(3 / 7 + np.array([2, -2]) / 7 * math.sqrt(6 / 5))
+_NODES = (1 + np.concatenate([-_ROOTS, _ROOTS[::-1]])) / 2
+_WEIGHTS = (18 + np.array([-1, 1, 1, -1]) * math.sqrt(30)) / 72
 
 # backsolve: how far y may drift from what was solved, in tolerances, before a warning
 _DRIFT = 1e3
@@ -56,7 +59,7 @@ class Backward:
         self.solved = np.array([Status(int(s)).ok for s in run.status])
 
     def _curve(self) -> tuple[Array, ...]:
-        """y(t) as polynomials in theta, one a forward step: (ranges, starts, sizes, coefficients)."""
+        """y(t) as polynomials in theta, one a forward step: ranges, starts, sizes, coefficients."""
         sample, _, _, t_n, h, t_end, y_n = self.steps
         degree = self.inputs.method.P.shape[1]
         theta = (1 - np.cos(np.pi * np.arange(degree + 1) / degree)) / 2
@@ -217,7 +220,7 @@ class Backward:
             k = np.searchsorted(s * start[lo:hi], s * t[here], side="right") - 1
             piece[here] = lo + np.clip(k, 0, hi - lo - 1)
         theta = ((t - start[piece]) / size[piece])[:, None]
-        out = coef[piece, -1].astype(np.float64)
+        out: Array = coef[piece, -1].astype(np.float64)
         for k in range(coef.shape[1] - 2, -1, -1):
             out = out * theta + coef[piece, k]
         return out
@@ -238,8 +241,8 @@ class Backward:
             )
 
     def _result(
-        self, fields: Any, uniform: Any, dy: Array, lam: Array, before: Array, mu: Array, acc: Array,
-        s_bar: Array, t_rows: Array,
+        self, fields: Any, uniform: Any, dy: Array, lam: Array, before: Array, mu: Array,
+        acc: Array, s_bar: Array, t_rows: Array,
     ) -> Gradient:  # fmt: skip
         inputs = self.inputs
         given = inputs.given

@@ -11,6 +11,8 @@ from nodecore.status import InputError
 class Field:
     """A function that promises to be pure, so that it is traced once a signature."""
 
+    fun: Callable[..., Any]
+
     def __init__(self, fun: Callable[..., Any]) -> None:
         if isinstance(fun, Field):
             fun = fun.fun

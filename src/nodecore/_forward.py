@@ -1,4 +1,4 @@
-"""Forward mode and second order on the frozen grid: tangents, Jacobians, Hessian-vector products."""
+"""Forward mode and second order on the frozen grid: tangents, Jacobians, Hessian products."""
 
 from __future__ import annotations
 

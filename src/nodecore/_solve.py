@@ -9,7 +9,7 @@ import numpy as np
 
 from nodecore import _adjoint, _inputs, methods, plan, tree
 from nodecore._failure import failure, warn_precision
-from nodecore._inputs import Array, InputError, State, Times
+from nodecore._inputs import Array, State, Times
 from nodecore._run import (
     ADAPTIVE,
     FIXED_DT,
@@ -23,6 +23,7 @@ from nodecore._run import (
 from nodecore.control import FixedStep, resolve
 from nodecore.gradient import Given, GridRule
 from nodecore.solution import Solution
+from nodecore.status import InputError
 
 
 def solve(
@@ -89,8 +90,8 @@ def solve(
         How gradients will be computed; None: no gradient, nothing is kept. "discrete" keeps every
         step, "auto" at most a quarter of the memory that the process may use.
     tstops : bool, (K,) array or list of B arrays
-        False: outputs are interpolated; True: steps end on them. Times: steps end there and the next
-        one starts with a fresh evaluation that sees the right-hand limit.
+        False: outputs are interpolated; True: steps end on them. Times: steps end there and the
+        next one starts with a fresh evaluation that sees the right-hand limit.
     dense : bool
         Keep the steps, so that ``sol(t)`` gives the state at any time.
     on_failure : {"raise", "mark"}
@@ -118,8 +119,8 @@ def solve(
     Notes
     -----
     Methods, dense output and their order: docs/methods.md. Step sizes: Hairer, Nørsett & Wanner,
-    Solving Ordinary Differential Equations I, II.4; Söderlind, ACM TOMS 29 (2003). A sample's bits do
-    not depend on the batch it is in, its place there, or the number of threads.
+    Solving Ordinary Differential Equations I, II.4; Söderlind, ACM TOMS 29 (2003). A sample's bits
+    do not depend on the batch it is in, its place there, or the number of threads.
 
     Examples
     --------
@@ -158,8 +159,8 @@ def solve(
         stop_times: tuple[Any, Any] = (None, None)
     else:
         sig, given, stop_times = _read(
-            y0, t, args, leaves, treedef, batch, method, rtol, atol, dt, steps, first_step, max_step,
-            max_steps, controller, adjoint, tstops, dense, on_failure,
+            y0, t, args, leaves, treedef, batch, method, rtol, atol, dt, steps, first_step,
+            max_step, max_steps, controller, adjoint, tstops, dense, on_failure,
         )  # fmt: skip
         simple = given.when.form == "shared" and given.state.y0.dtype == given.state.dtypes[0]
         if key is not None and simple and type(tstops) is bool:
@@ -291,8 +292,8 @@ def _control(
         mode, n_sub = FIXED_STEPS, int(steps)
     elif not tableau.adaptive:
         raise InputError(
-            f"{tableau.name} has no error estimate: give dt= (a step size) or steps= (steps between "
-            'outputs), or choose an adaptive method such as "tsit5"'
+            f"{tableau.name} has no error estimate: give dt= (a step size) or steps= (steps "
+            'between outputs), or choose an adaptive method such as "tsit5"'
         )
     if mode == ADAPTIVE:
         rtol = _inputs.number("rtol", rtol)

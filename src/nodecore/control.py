@@ -11,7 +11,6 @@ A controller is no more than the numbers in it, `coefficients(error_order)`; the
 the formula, `propose` is its specification.
 """
 
-import difflib
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -334,6 +333,8 @@ def resolve(controller: Controller | str | None) -> Controller:
     known = {name.upper(): name for name in NAMED}
     if controller.upper() in known:
         return NAMED[known[controller.upper()]]
+    import difflib  # only a wrong name needs it
+
     near = difflib.get_close_matches(controller.upper(), known, n=1, cutoff=0.0)
     raise InputError(
         f"unknown controller {controller!r}; did you mean {known[near[0]]!r}? "

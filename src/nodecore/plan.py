@@ -117,7 +117,7 @@ _default_threads: int | None = None
 
 
 def thread_count(threads: int | None = None) -> int:
-    """Threads of a solve: the argument, NODECORE_NUM_THREADS, or what OpenMP and the container say."""
+    """Threads of a solve: the argument, NODECORE_NUM_THREADS, or what OpenMP and the cgroup say."""
     global _default_threads
     if _serial:
         return 1
@@ -185,8 +185,8 @@ def fields_for(
     """The compiled fields of a traceable function.
 
     ``example`` gives the first sample's (t, y, params, args), with which a program is compared with
-    the function itself when it is seen for the first time. With ``tangent`` the field is that of the
-    state and its tangent (`ir.tangent`).
+    the function itself when it is seen for the first time. With ``tangent`` the field is that of
+    the state and its tangent (`ir.tangent`).
     """
     if isinstance(fun, Field):
         key = (y_spec, params_spec, args_spec, method, dtype, adjoint, transform)
@@ -291,8 +291,9 @@ _POINTS = 4096
 def pull_points(fields: Any, uniform: Any, s: Any, t: Any, y: Any, ct: Any) -> tuple[Any, Any, Any]:
     """The pullback of the field at many points, each with its own cotangent.
 
-    ``s`` (n, n_sample), ``t`` (n,), ``y`` and ``ct`` (n, D). Returns the gradient accumulator summed
-    over the points (1, acc_size), the cotangents of s (n, n_sample), and the field's values (n, D).
+    ``s`` (n, n_sample), ``t`` (n,), ``y`` and ``ct`` (n, D). Returns the gradient accumulator
+    summed over the points (1, acc_size), the cotangents of s (n, n_sample), and the field's values
+    (n, D).
     """
     adjoint = fields.lowered.adjoint
     n = len(t)
@@ -335,7 +336,7 @@ def pull_points(fields: Any, uniform: Any, s: Any, t: Any, y: Any, ct: Any) -> t
 
 
 def pull_samples(fields: Any, uniform: Any, args: Any, s_bar: Any, acc: Any) -> Any:
-    """The cotangents of args (B, n_args) from those of what depends on args; ``acc`` gains its part."""
+    """The cotangents of args (B, n_args) from those of what depends on them; adds to ``acc``."""
     p = fields.lowered.adjoint.sample_reverse
     B, n_args = args.shape
     L = -(-B // 16) * 16
@@ -360,7 +361,7 @@ def pull_samples(fields: Any, uniform: Any, args: Any, s_bar: Any, acc: Any) -> 
     return spaces[Space.OUT][:n_args, :B].T
 
 
-# ---- Functions that are evaluated once, such as losses --------------------------------------------
+# ---- Functions that are evaluated once, such as losses -------------------------------------------
 
 
 class Function:
@@ -413,8 +414,8 @@ def scalar_function(
 ) -> Function:
     """The compiled value and gradient of a function of trees (see ir.trace.trace_scalar).
 
-    With ``directional`` the value is the derivative along a tangent of the first input, which follows
-    all inputs, and the gradient is that in the first input, then that in the tangent.
+    With ``directional`` the value is the derivative along a tangent of the first input, which
+    follows all inputs, and the gradient is that in the first input, then that in the tangent.
 
     The gradient is that in the first ``n_wrt`` inputs. A function that promises to be pure (an
     ``nc.field``, or one with the attribute ``__nodecore_pure__``) is traced once a signature; any

@@ -1,7 +1,8 @@
 """Checkpoint schedules as iterators of actions: the specification of what the kernels do.
 
-The adjoint of n steps visits them backwards, and needs the state before each of them. A schedule says
-which states to keep in a limited number of *slots*, and from which to advance again. Its actions are
+The adjoint of n steps visits them backwards, and needs the state before each of them. A schedule
+says which states to keep in a limited number of *slots*, and from which to advance again. Its
+actions are
 
     Keep(i)       the state before step i, which is at hand, goes into a slot
     Drop(i)       its slot is free again
@@ -10,15 +11,14 @@ which states to keep in a limited number of *slots*, and from which to advance a
     Reverse(i)    step i is reversed; the state before it is at hand or in a slot
 
 The first sweep makes all n steps, since it computes the solution; the state before the last of them
-stays at hand. The adjoint follows. `Advance`
-counts of the second part are the recomputed steps. ``_kernels/lanes/schedule.h`` is the same in C; a
-test executes both and compares (docs/math/checkpoints.md).
+stays at hand. The adjoint follows; what it advances are the recomputed steps.
+``_kernels/schedule.c`` is the same in C; a test executes both and compares.
 
 References
 ----------
 A. Griewank and A. Walther, Algorithm 799: revolve, ACM TOMS 26 (2000) 19-45,
-doi:10.1145/347837.347846. Q. Wang, P. Moin and G. Iaccarino, Minimal repetition dynamic checkpointing
-algorithm for unsteady adjoint calculation, SIAM J. Sci. Comput. 31 (2009) 2549-2567,
+doi:10.1145/347837.347846. Q. Wang, P. Moin and G. Iaccarino, Minimal repetition dynamic
+checkpointing algorithm for unsteady adjoint calculation, SIAM J. Sci. Comput. 31 (2009) 2549-2567,
 doi:10.1137/080727890.
 """
 
@@ -98,7 +98,8 @@ def optimal_recomputation(n: int, slots: int) -> int:
 def split(n: int, slots: int) -> int:
     """How far to advance from a kept state before the next is kept, with ``n`` steps to reverse.
 
-    ``slots`` counts the kept state itself. The result is optimal (Griewank & Walther 2000, section 3).
+    ``slots`` counts the kept state itself. The result is optimal (Griewank & Walther 2000,
+    section 3).
 
     Examples
     --------
@@ -159,8 +160,9 @@ def first_sweep_binomial(n: int, slots: int, segment: int | None = None) -> Iter
 
 
 def first_sweep_uniform(n: int, slots: int) -> Iterator[Action]:
-    """Keep every k-th state; k doubles (and every other state is dropped) when the slots are full."""
-    k, kept = 1, []
+    """Keep every k-th state; k doubles, and every other state is dropped, when slots run out."""
+    k = 1
+    kept: list[int] = []
     for i in range(n):
         if i % k == 0:
             if len(kept) == slots and slots > 1:
@@ -177,8 +179,9 @@ def first_sweep_uniform(n: int, slots: int) -> Iterator[Action]:
 def first_sweep_online(n: int, slots: int) -> Iterator[Action]:
     """Keep states while the number of steps is unknown (Wang, Moin & Iaccarino 2009).
 
-    A state is dispensable if a later one has a higher level. A new state takes a free slot, else that
-    of the latest dispensable state, with level 0; else it replaces the newest and has a level more.
+    A state is dispensable if a later one has a higher level. A new state takes a free slot, else
+    that of the latest dispensable state, with level 0; else it replaces the newest and has a level
+    more.
     """
     hard: list[tuple[int, int]] = []  # (state, level), levels never rise
     soft: list[int] = []  # dispensable, the latest last

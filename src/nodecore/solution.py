@@ -150,7 +150,7 @@ class Solution:
         ]
         if state.batched:
             lines.append(
-                f"  worst: sample {worst} with {int(accepted[worst])} + {int(rejected[worst])} steps"
+                f"  worst: sample {worst} with {accepted[worst]:d} + {rejected[worst]:d} steps"
             )
         if self._in.adjoint is not None:
             lines.append(f"  adjoint: {self.adjoint}; {run.storage_bytes():,} bytes kept")
@@ -184,7 +184,7 @@ class Solution:
         Raises
         ------
         GradientError
-            If the solve had no ``adjoint``, or a cotangent is not finite (with the sample and time).
+            If the solve had no ``adjoint``, or a cotangent is not finite (with sample and time).
         InputError
             If ``dy`` is not shaped like ``y``.
 
@@ -326,7 +326,8 @@ class Solution:
         Raises
         ------
         GradientError
-            If the solution kept no steps (``adjoint=...`` or ``dense=True``), or the field is opaque.
+            If the solution kept no steps (``adjoint=...`` or ``dense=True``), or the field is
+            opaque.
         InputError
             If a direction is not shaped like what it is a direction of.
 
@@ -348,8 +349,8 @@ class Solution:
         wrt : {"params", "y0", "args"}
             In what; for "y0" and "args" each sample's own.
         leaves : sequence of str, optional
-            Only these leaves of the tree, written as in error messages without the name of the tree:
-            ``["['k1']"]``, or plain dictionary keys: ``["k1"]``. Default: all.
+            Only these leaves of the tree, written as in error messages without the name of the
+            tree: ``["['k1']"]``, or plain dictionary keys: ``["k1"]``. Default: all.
 
         Returns
         -------
@@ -472,9 +473,9 @@ class Solution:
         Parameters
         ----------
         y0, params, args, t : like what `solve` was given
-            What is changed; None: as it was. Shapes must stay. With other ``t`` the grid follows: if
-            outputs were interpolated, step sizes are held and t[0] shifts the grid; if steps ended on
-            the outputs, each step keeps its fraction of the interval between them.
+            What is changed; None: as it was. Shapes must stay. With other ``t`` the grid follows:
+            if outputs were interpolated, step sizes are held and t[0] shifts the grid; if steps
+            ended on the outputs, each step keeps its fraction of the interval between them.
 
         Returns
         -------

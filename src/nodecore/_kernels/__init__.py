@@ -47,13 +47,14 @@ __all__ = [
 
 def elementwise(name: str, isa: str, *arrays: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """One op of ops.def on arrays of equal shape, by the kernels of one ISA (for tests)."""
-    from ..ir.program import Instr, Operand, Program, Space
+    from ..ir.program import ABSENT, Instr, Operand, Program, Space
 
     spaces = (Space.Y, Space.S, Space.CT)
     flat = [np.ascontiguousarray(a).reshape(-1, 1) for a in arrays]
     n = flat[0].size
-    operands = [Operand(space, 0) for space in spaces[: len(flat)]]
-    code = Instr(name, n, Operand(Space.OUT, 0), *operands)
+    read = [Operand(space, 0) for space in spaces[: len(flat)]]
+    a, b, c = read + [ABSENT] * (3 - len(read))
+    code = Instr(name, n, Operand(Space.OUT, 0), a, b, c)
     program = Program((code,), np.zeros(1, np.int32), 0)
     out = np.zeros_like(flat[0])
     given = {int(s): a for s, a in zip(spaces, flat, strict=False)}

@@ -14,10 +14,10 @@ cotangent; the graph makes it ``mul`` where the other factor cannot be infinite 
 
 from __future__ import annotations
 
+import os.path
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,8 +29,9 @@ Rule = Callable[..., "tuple[Node | None, ...]"]
 
 
 def _read_def() -> list[tuple[str, str]]:
-    text = (Path(__file__).parents[1] / "_kernels" / "ops.def").read_text("utf-8")
-    return re.findall(r"^(UNARY|BINARY|TERNARY|OTHER)\((\w+)\)", text, re.MULTILINE)
+    path = os.path.join(os.path.dirname(__file__), "..", "_kernels", "ops.def")
+    with open(path, encoding="utf-8") as file:
+        return re.findall(r"^(UNARY|BINARY|TERNARY|OTHER)\((\w+)\)", file.read(), re.MULTILINE)
 
 
 _TABLE = _read_def()

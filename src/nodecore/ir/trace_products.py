@@ -7,7 +7,6 @@ and batches of either cost one instruction, and no transposed copy of a state.
 
 from __future__ import annotations
 
-import string
 from typing import Any
 
 import numpy as np
@@ -173,13 +172,16 @@ def einsum(subscripts: Any, *operands: Any, **kwargs: Any) -> Tracer:
     return x.transpose(*[term.index(c) for c in result]) if result else x.reshape(())
 
 
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
 def _subscripts(subscripts: str, xs: list[Tracer]) -> tuple[list[str], str]:
     text = subscripts.replace(" ", "")
     left, arrow, result = text.partition("->")
     terms = left.split(",")
     if len(terms) != len(xs):
         raise ValueError(f"einsum: {len(terms)} subscripts for {len(xs)} operands")
-    free = [c for c in string.ascii_letters if c not in text]
+    free = [c for c in _LETTERS if c not in text]
     widest = 0
     for i, (term, x) in enumerate(zip(terms, xs, strict=True)):
         if "..." in term:

@@ -215,7 +215,8 @@ def divergence(fun: Callable[[Any], Any]) -> Callable[[Any], tuple[Tree, Any]]:
 
     Examples
     --------
-    >>> divergence(lambda x: x**3)(np.array([1.0, 2.0]))
+    >>> y, div = divergence(lambda x: x**3)(np.array([1.0, 2.0]))
+    >>> y, float(div)
     (array([1., 8.]), 15.0)
     """
 

@@ -10,7 +10,8 @@ second derivatives (Griewank & Walther, Evaluating Derivatives, 2nd ed., section
 
 The continuous adjoint of L(y(T)) is lambda' = -f_y^T lambda, and dL/dp the integral of f_p^T lambda
 (Pontryagin; Cao, Li, Petzold & Serban, SIAM J. Sci. Comput. 24 (2003)). In the modes "gauss" and
-"interpolating" the kernels look y(t) up on a given curve; "backsolve" solves for it again backwards.
+"interpolating" the kernels look y(t) up on a given curve; "backsolve" solves for it again,
+backwards.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ added by adding its builder to its family's table: names, aliases, documentation
 from there. `STEPPED` says which families have a stepper, and so which methods users see.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
@@ -130,6 +129,8 @@ def _find(name: str, families: tuple[str, ...]) -> Method:
     key = _normal(name)
     if key in index:
         return _method(index[key])
+    import difflib  # only a wrong name needs it
+
     near = difflib.get_close_matches(key, index, n=1, cutoff=0.0)
     raise InputError(
         f"unknown method {name!r}; did you mean {index[near[0]]!r}? "
