@@ -5,6 +5,7 @@ Every message says which argument (and which leaf, sample, time) is wrong and wh
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from nodecore import tree
 from nodecore.status import InputError
 
 Array = npt.NDArray[Any]
+
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
 class State(NamedTuple):
@@ -53,23 +56,31 @@ def _leaf_array(leaf: Any, what: str) -> Array:
     raise InputError(f"{what} has dtype {a.dtype}: it must be an array of real numbers")
 
 
+def _arrays(value: Any, root: str) -> tuple[list[Array], Any]:
+    """The leaves of a tree as arrays of real numbers, and its treedef."""
+    if type(value) is np.ndarray:
+        leaves, treedef = [value], tree.LEAF
+    else:
+        leaves, treedef = tree.flatten(value)
+    for i, leaf in enumerate(leaves):
+        if type(leaf) is not np.ndarray or leaf.dtype.kind not in "fiub":
+            leaves[i] = _leaf_array(leaf, root + tree.paths(treedef)[i])
+    return leaves, treedef
+
+
 def state(y0: Any, batch: bool | None) -> State:
     """Read y0 and decide what its batch is."""
-    if type(y0) is np.ndarray:
-        leaves, treedef = [y0], tree.LEAF
-    else:
-        leaves, treedef = tree.flatten(y0)
-    if not leaves:
+    arrays, treedef = _arrays(y0, "y0")
+    if not arrays:
         raise InputError("y0 is empty: a state needs at least one array")
 
     def path(i: int) -> str:
         return "y0" + tree.paths(treedef)[i]
 
-    arrays = [_leaf_array(leaf, path(i)) for i, leaf in enumerate(leaves)]
     if batch is None:
         many = [a.ndim >= 2 for a in arrays]
         batched = many[0]
-        if any(m != batched for m in many):
+        if (not batched) in many:
             odd = many.index(not batched)
             raise InputError(
                 f"{path(0)} has {arrays[0].ndim} dimensions and {path(odd)} has "
@@ -90,11 +101,12 @@ def state(y0: Any, batch: bool | None) -> State:
                     f"{path(i)} has {a.shape[0]} samples, {path(0)} has {arrays[0].shape[0]}"
                 )
         B = arrays[0].shape[0]
-    dtype = np.float32 if all(a.dtype == np.float32 for a in arrays) else np.float64
+    dtype = _FLOAT32 if all([a.dtype.char == "f" for a in arrays]) else _FLOAT64
     shapes = tuple([a.shape[1:] if batched else a.shape for a in arrays])
     flat = [a.reshape(B, -1) if a.size else a.reshape(B, 0) for a in arrays]
-    joined = flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)
-    out = np.ascontiguousarray(joined, dtype)
+    out = flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)
+    if out.dtype is not dtype or not out.flags.c_contiguous:
+        out = np.ascontiguousarray(out, dtype)
     if out.size == 0:
         raise InputError("y0 is empty: " + ("no samples" if B == 0 else "no components"))
     return State(out, treedef, shapes, tuple([a.dtype for a in arrays]), batched)
@@ -118,17 +130,15 @@ def args_of(args: Any, B: int, batched: bool, dtype: Any) -> Args:
     """Read args: leaves with the batch as first axis (for one sample: none)."""
     if args is None:
         return NO_ARGS
-    leaves, treedef = tree.flatten(args)
-    arrays = []
-    for i, leaf in enumerate(leaves):
-        name = "args" + tree.paths(treedef)[i]
-        a = _leaf_array(leaf, name)
-        if batched and (a.ndim == 0 or a.shape[0] != B):
-            raise InputError(
-                f"{name} has shape {a.shape}, but the batch has {B} samples: the first axis of "
-                "args is the batch; shared constants belong in params"
-            )
-        arrays.append(a)
+    arrays, treedef = _arrays(args, "args")
+    if batched:
+        for i, a in enumerate(arrays):
+            if a.ndim == 0 or a.shape[0] != B:
+                raise InputError(
+                    f"args{tree.paths(treedef)[i]} has shape {a.shape}, but the batch has {B} "
+                    "samples: the first axis of args is the batch; shared constants belong in "
+                    "params"
+                )
     shapes = tuple([a.shape[1:] if batched else a.shape for a in arrays])
     flat = [a.reshape(B, -1) for a in arrays]
     joined = (flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)) if flat else None
@@ -190,9 +200,13 @@ def times(t: Any, B: int, batched: bool) -> Times:
         for b, row in enumerate(rows):
             if row.ndim != 1:
                 raise InputError(f"t[{b}] has shape {row.shape}: times are one-dimensional")
-            _check_times(row, b)
-        out_off = np.concatenate([[0], np.cumsum([r.size for r in rows])]).astype(np.int64)
-        return Times(np.concatenate(rows), out_off[:-1].copy(), out_off, "ragged", t)
+            if row.size == 0:
+                raise InputError(f"t of sample {b} is empty: t[0] is the initial time")
+        out_off = np.zeros(B + 1, np.int64)
+        np.cumsum([row.size for row in rows], out=out_off[1:])
+        flat = np.concatenate(rows)
+        _check_times(flat, out_off)
+        return Times(flat, out_off[:-1].copy(), out_off, "ragged", t)
     a = _times_array(t, "t")
     if a.ndim == 1:
         _check_times(a, None)
@@ -200,9 +214,11 @@ def times(t: Any, B: int, batched: bool) -> Times:
     if a.ndim == 2 and batched:
         if a.shape[0] != B:
             raise InputError(f"t has {a.shape[0]} rows of times, but the batch has {B} samples")
-        for b in range(B):
-            _check_times(a[b], b)
-        return Times(a.reshape(-1), *_offsets(B, a.shape[1], False), "rows", t)
+        if a.size == 0:
+            raise InputError("t is empty: t[:, 0] are the initial times")
+        offsets = _offsets(B, a.shape[1], False)
+        _check_times(a.reshape(-1), offsets[1])
+        return Times(a.reshape(-1), *offsets, "rows", t)
     raise InputError(
         f"t has shape {a.shape}: it must be (T,), shared by all samples"
         + (f", ({B}, T), or a list of {B} arrays" if batched else "")
@@ -219,25 +235,37 @@ def _times_array(t: Any, name: str) -> Array:
     return np.asarray(a, np.float64, order="C")
 
 
-def _check_times(t: Array, sample: int | None) -> None:
-    where = "t" if sample is None else f"t of sample {sample}"
+def _check_times(t: Array, off: Array | None) -> None:
+    """Strictly monotonic and finite: all of t, or each part off[b]:off[b + 1] of it."""
     if t.size == 0:
-        raise InputError(f"{where} is empty: t[0] is the initial time")
-    step = t[1:] - t[:-1]
-    if t.size == 1:
-        ok = bool(np.isfinite(t[0]))
-    else:
-        low, high = step.min(), step.max()
-        ok = bool((low > 0 or high < 0) and np.isfinite(t[0]) and np.isfinite(t[-1]))
-    if ok:
+        raise InputError("t is empty: t[0] is the initial time")
+    # Comparisons with NaN are false, so between finite ends a monotonic part is finite.
+    up, down = t[1:] > t[:-1], t[1:] < t[:-1]
+    if off is None:
+        ok = (bool(up.all()) or bool(down.all())) and math.isfinite(t[0]) and math.isfinite(t[-1])
+        if not ok:
+            raise _bad_times(t, "t")
         return
+    first, last = off[:-1], off[1:] - 1
+    monotonic = np.zeros(len(first), bool)
+    for steps in (up, down):
+        steps = np.append(steps, True)
+        steps[last] = True  # from one sample to the next
+        monotonic |= np.logical_and.reduceat(steps, first)
+    ok_each = monotonic & np.isfinite(t[first]) & np.isfinite(t[last])
+    if not ok_each.all():
+        b = int(np.argmin(ok_each))
+        raise _bad_times(t[off[b] : off[b + 1]], f"t of sample {b}")
+
+
+def _bad_times(t: Array, where: str) -> InputError:
     bad = np.flatnonzero(~np.isfinite(t))
     if bad.size:
-        raise InputError(f"{where} is not finite at index {bad[0]}: {t[bad[0]]}")
-    forwards = t[-1] >= t[0]
-    k = int(np.flatnonzero(step <= 0 if forwards else step >= 0)[0])
-    what = "repeated" if step[k] == 0 else "unsorted"
-    raise InputError(
+        return InputError(f"{where} is not finite at index {bad[0]}: {t[bad[0]]}")
+    step = t[1:] - t[:-1]
+    k = int(np.flatnonzero(step <= 0 if t[-1] >= t[0] else step >= 0)[0])
+    what = "repeated" if t[k] == t[k + 1] else "unsorted"
+    return InputError(
         f"{where} has {what} times at index {k + 1}: {t[k]}, {t[k + 1]}. Times must be strictly "
         "increasing or decreasing; solve at t, i = np.unique(t, return_inverse=True) and read "
         "y[..., i, :]"
@@ -265,7 +293,7 @@ def stops(tstops: Any, when: Times, B: int) -> tuple[Array | None, Array | None]
             raise InputError(f"tstops must be finite, not {row[~np.isfinite(row)][0]}")
         t = when.of(b)
         lo, hi = min(t[0], t[-1]), max(t[0], t[-1])
-        inside = np.unique(row[(row > lo) & (row < hi)])
+        inside = np.unique(row[(row >= lo) & (row <= hi)])
         out.append(inside if t[-1] >= t[0] else inside[::-1])
     off = np.concatenate([[0], np.cumsum([r.size for r in out])]).astype(np.int64)
     flat = np.concatenate(out) if off[-1] else np.zeros(1)
@@ -275,9 +303,7 @@ def stops(tstops: Any, when: Times, B: int) -> tuple[Array | None, Array | None]
 def tolerance(atol: Any, like: State) -> Array:
     """atol as one number a state component, in the state's dtype."""
     D = like.y0.shape[1]
-    leaves, treedef = tree.flatten(atol)
-    paths = tree.paths(treedef)
-    arrays = [_leaf_array(leaf, f"atol{path}") for leaf, path in zip(leaves, paths, strict=True)]
+    arrays, treedef = _arrays(atol, "atol")
     if treedef == tree.LEAF and arrays[0].ndim == 0:
         out = np.full(D, float(arrays[0]))
     elif treedef == like.treedef:
@@ -287,7 +313,7 @@ def tolerance(atol: Any, like: State) -> Array:
                 parts.append(np.broadcast_to(a, shape).reshape(-1))
             except ValueError:
                 raise InputError(
-                    f"atol{paths[i]} of shape {a.shape} does not fit a state of "
+                    f"atol{tree.paths(treedef)[i]} of shape {a.shape} does not fit a state of "
                     f"shape {shape}: pass one number, or one a state component (without the batch)"
                 ) from None
         out = np.concatenate(parts).astype(np.float64)
@@ -329,11 +355,4 @@ def params_leaves(params: Any) -> tuple[list[Array], Any]:
     """The params' leaves as arrays."""
     if params is None:
         return [], None
-    leaves, treedef = tree.flatten(params)
-    out = []
-    for i, leaf in enumerate(leaves):
-        if type(leaf) is np.ndarray and leaf.dtype.kind == "f":
-            out.append(leaf)
-        else:
-            out.append(_leaf_array(leaf, "params" + tree.paths(treedef)[i]))
-    return out, treedef
+    return _arrays(params, "params")
