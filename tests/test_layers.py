@@ -16,7 +16,6 @@ LAYERS = [
         "methods",
         "control",
         "schedule",
-        "events",
         "_field",
         "_inputs",
         "_failure",
@@ -27,7 +26,7 @@ LAYERS = [
     ["_run", "_forward", "_continuous"],
     ["solution"],
     ["_solve"],
-    ["_check", "_diagnose", "nn", "optim", "losses", "samples", "objective", "_fit", "plot"],
+    ["_check", "nn", "optim", "losses", "samples", "objective", "_fit"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 MODULES = [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]

@@ -132,6 +132,7 @@ class Solution:
 
     @property
     def adjoint(self) -> str | None:
+        """Which gradient there is, and what is kept for it, in words; None: none."""
         return None if self._in.adjoint is None else self._run.plan.text
 
     def __repr__(self) -> str:
