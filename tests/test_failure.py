@@ -189,13 +189,18 @@ def test_a_deadline_is_kept(options):
     def stiff(t, y):
         return -1e6 * (y - np.cos(t))
 
-    begin = time.perf_counter()
-    error = fails(
-        stiff, np.ones((500, 2)), [0.0, 1.0, 3000.0], max_steps=10**9, deadline=0.1,
-        status=Status.DEADLINE, sample=0, says=["deadline", "% of the way", "500 of 500"],
-        **options,
-    )  # fmt: skip
-    assert 0.09 < time.perf_counter() - begin < 0.25
+    for attempt in range(3):  # a busy machine may stall any of them
+        begin = time.perf_counter()
+        error = fails(
+            stiff, np.ones((500, 2)), [0.0, 1.0, 3000.0], max_steps=10**9, deadline=0.1,
+            status=Status.DEADLINE, sample=0, says=["deadline", "% of the way", "500 of 500"],
+            **options,
+        )  # fmt: skip
+        seconds = time.perf_counter() - begin
+        assert seconds > 0.09
+        if seconds < 0.2:
+            break
+    assert seconds < 0.2, attempt
     sol = error.solution
     assert (sol.status == Status.DEADLINE).all()  # also of those that nobody had begun
     assert (sol.y[:, 0] == 1).all() and np.isnan(sol.y[:, 1:]).all()
