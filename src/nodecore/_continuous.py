@@ -1,8 +1,8 @@
 """The continuous adjoint: lambda' = -f_y^T lambda, backwards (docs/math/continuous-adjoint.md).
 
-The interval between two outputs is one solve of the batch, from its later end to its earlier one;
-at an output lambda gains its cotangent. y(t) is a polynomial a forward step, looked up by the
-kernels.
+The interval between two outputs that have a cotangent is one solve of the batch, from its later end
+to its earlier one; at an output lambda gains its cotangent. y(t) is a polynomial a forward step,
+looked up by the kernels.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from nodecore import _run, gradient, methods, plan, tree
 from nodecore._adjoint import Continuous
-from nodecore._inputs import Array, State, Times
+from nodecore._field import Field
+from nodecore._inputs import Args, Array, State, Times
 from nodecore._run import ADAPTIVE, NO_GRID, Inputs
 from nodecore.control import resolve
 from nodecore.gradient import Given, Gradient, GridRule
@@ -29,8 +31,16 @@ _ROOTS = np.sqrt(3 / 7 + np.array([2, -2]) / 7 * math.sqrt(6 / 5))
 _NODES = (1 + np.concatenate([-_ROOTS, _ROOTS[::-1]])) / 2
 _WEIGHTS = (18 + np.array([-1, 1, 1, -1]) * math.sqrt(30)) / 72
 
+# Backward steps that wait for their quadrature, at most: many at once share the cost of the call.
+_WAITING = 4096
+
 # backsolve: how far y may drift from what was solved, in tolerances, before a warning
 _DRIFT = 1e3
+
+_DAMPED = (
+    "modes that are damped forwards grow backwards, at the rate of their damping. Use "
+    'nc.Continuous("gauss") or the discrete adjoint'
+)
 
 
 class Backward:
@@ -39,11 +49,13 @@ class Backward:
     def __init__(
         self, run: Any, inputs: Inputs, steps: tuple[Array, ...], spec: Continuous
     ) -> None:
-        self.run, self.inputs, self.steps, self.spec = run, inputs, steps, spec
+        # within one gradient the field is what it is: traced once, not once an interval
+        fun = inputs.fun if isinstance(inputs.fun, Field) else Field(inputs.fun)
+        self.run, self.steps, self.spec = run, steps, spec
+        self.inputs = inputs = replace(inputs, fun=fun)
         given = inputs.given
-        self.dim = given.state.y0.shape[1]
+        self.B, self.dim = given.state.y0.shape
         self.dtype = given.state.y0.dtype
-        self.B = len(given.state.y0)
         self.n_params = sum(p.size for p in given.params)
         self.n_args = 0 if given.args.flat is None else given.args.flat.shape[1]
         self.method = methods.get(spec.method) if spec.method is not None else inputs.method
@@ -55,8 +67,21 @@ class Backward:
         self.rtol = max(float(rtol), 4 * eps)
         atol = spec.atol if spec.atol is not None else options.get("atol", 1e-9)
         self.atol = float(np.min(np.concatenate([np.ravel(a) for a in tree.flatten(atol)[0]])))
+        off = given.when.out_off
+        self.owner = np.repeat(np.arange(self.B), np.diff(off))
+        place = np.arange(off[-1]) - off[self.owner]
+        self.t = given.when.t[given.when.t_off[self.owner] + place]
+        solved = np.array([Status(int(s)).ok for s in run.status])
+        self.reached = place < np.where(solved, run.ints[3], 0)[self.owner]
         self.curve = None if spec.mode == "backsolve" else self._curve()
-        self.solved = np.array([Status(int(s)).ok for s in run.status])
+        size = self.dim
+        if spec.mode != "gauss":
+            size += self.n_params + self.n_args
+        if spec.mode == "backsolve":
+            size += self.dim
+        self.template = self._template(size)
+
+    # ---- the forward solution as a function of time -------------------------------------------
 
     def _curve(self) -> tuple[Array, ...]:
         """y(t) as polynomials in theta, one a forward step: ranges, starts, sizes, coefficients."""
@@ -73,209 +98,325 @@ class Backward:
             values[:, 1:] = inner.reshape(len(t_n), degree, self.dim)
         fit = np.linalg.inv(np.vander(theta, increasing=True))
         coef = np.einsum("kj,njd->nkd", fit, values.astype(np.float64))
-        ends = np.cumsum(np.bincount(sample, minlength=self.B))
-        ranges = np.stack([ends - np.bincount(sample, minlength=self.B), ends], axis=1)
+        count = np.bincount(sample, minlength=self.B)
+        ends = np.cumsum(count)
         return (
-            np.ascontiguousarray(ranges, np.int64),
+            np.ascontiguousarray(np.stack([ends - count, ends], axis=1), np.int64),
             np.ascontiguousarray(t_n),
             np.ascontiguousarray(h),
             np.ascontiguousarray(coef, self.dtype),
         )
 
-    def _intervals(self) -> Iterator[tuple[Array, Array, Array]]:
-        """(samples, later rows, earlier rows): from each sample's last output to its first."""
-        off = self.inputs.when.out_off
-        count = np.where(self.solved, self.run.ints[3], 0)
-        for j in range(1, int(count.max(initial=0))):
-            who = np.flatnonzero(count > j)
-            later = off[who] + count[who] - j
-            yield who, later, later - 1
+    def _curve_at(self, sample: Array, t: Array) -> Array:
+        """y (n, D) of the samples (n,) at the times (n,), as the kernels look it up."""
+        assert self.curve is not None
+        ranges, start, size, coef = self.curve
+        first, last = ranges[sample, 0], ranges[sample, 1] - 1
+        sign = np.sign(size[first])
+        while (first < last).any():  # the last piece that starts at t or before
+            middle = (first + last + 1) // 2
+            before = sign * (t - start[middle]) >= 0
+            first = np.where(before, middle, first)
+            last = np.where(before, last, middle - 1)
+        theta = ((t - start[first]) / size[first])[:, None]
+        out: Array = coef[first, -1].astype(np.float64)
+        for k in range(coef.shape[1] - 2, -1, -1):
+            out = out * theta + coef[first, k]
+        return out
 
-    def _solve(self, who: Array, state: Array, ends: Array, keep: bool) -> tuple[Any, Inputs]:
-        """Solve the adjoint system of the samples ``who`` over ``ends`` (n, 2)."""
+    # ---- the backward solves ------------------------------------------------------------------
+
+    def _template(self, size: int) -> Inputs:
+        """The backward solve of the whole batch, but for its states and times."""
         old = self.inputs
-        given = old.given
-        n = state.shape[1]
+        given, state = old.given, old.given.state
         arg = given.args
-        if arg.flat is not None:
-            leaves = tuple([(a if given.state.batched else a[None])[who] for a in arg.leaves])
-            arg = arg._replace(flat=np.ascontiguousarray(arg.flat[who]), leaves=leaves)
+        if arg.flat is not None and not state.batched:
+            arg = arg._replace(leaves=tuple([a[None] for a in arg.leaves]))
         order = self.method.error_order
         assert order is not None
         k = resolve(None).coefficients(order)
         control = (
             ADAPTIVE, 0, 0, order + 1, self.rtol, 0.0, 0.0, math.inf, 1_000_000,
-            np.full(n, self.atol, self.dtype), *k[:7], math.log2(k.memory_floor),
+            np.full(size, self.atol, self.dtype), *k[:7], math.log2(k.memory_floor),
         )  # fmt: skip
-        t_off = np.arange(len(who), dtype=np.int64) * 2
-        out_off = np.arange(len(who) + 1, dtype=np.int64) * 2
-        curve = self.curve
-        if curve is not None:
-            curve = (np.ascontiguousarray(curve[0][who]), *curve[1:])
-        inputs = Inputs(
+        batch = State(state.y0, state.treedef, state.shapes, state.dtypes, True)
+        return Inputs(
             fun=old.fun,
             method=self.method,
             given=Given(
-                State(state, given.state.treedef, given.state.shapes, given.state.dtypes, True),
-                given.params,
-                given.params_treedef,
-                arg,
-                Times(np.ascontiguousarray(ends.reshape(-1)), t_off, out_off, "rows", None),
-                GridRule.HOLD_SIZES,
+                batch, given.params, given.params_treedef, arg, given.when, GridRule.HOLD_SIZES
             ),
             params=old.params,
             control=control,
             stops=(None, None),
             options={},
-            keep=keep,
+            keep=self.spec.mode == "gauss",
             threads=old.threads,
             transform=self.spec.mode,
-            curve=curve,
+            curve=self.curve,
         )
+
+    def _of(self, who: Array) -> tuple[Args, tuple[Array, ...] | None]:
+        """The args and the curve of the samples ``who``."""
+        arg, curve = self.template.given.args, self.curve
+        if len(who) == self.B:
+            return arg, curve
+        if arg.flat is not None:
+            leaves = tuple([a[who] for a in arg.leaves])
+            arg = arg._replace(flat=np.ascontiguousarray(arg.flat[who]), leaves=leaves)
+        if curve is not None:
+            curve = (np.ascontiguousarray(curve[0][who]), *curve[1:])
+        return arg, curve
+
+    def _solve(self, who: Array, state: Array, ends: Array) -> Any:
+        """Solve the adjoint system of the samples ``who`` over ``ends`` (n, 2)."""
+        like = self.template
+        arg, curve = self._of(who)
+        t_off = np.arange(len(who), dtype=np.int64) * 2
+        out_off = np.arange(len(who) + 1, dtype=np.int64) * 2
+        when = Times(np.ascontiguousarray(ends.reshape(-1)), t_off, out_off, "rows", None)
+        given = replace(like.given, state=like.given.state._replace(y0=state), args=arg, when=when)
+        inputs = replace(like, given=given, stops=self._stops(who, ends), curve=curve)
         made, _ = _run.run(inputs, NO_GRID, None, False)
         if not made.all_ok():
-            bad = int(np.flatnonzero(made.status != Status.OK)[0])
-            status, (t, h) = Status(int(made.status[bad])), made.floats[:, bad]
-            raise GradientError(
-                f"sample {who[bad]}: the backward solve of the continuous adjoint failed: "
-                f"{status.describe(t, h)}. Use another method or tolerance for it "
-                "(nc.Continuous(method=..., rtol=...)), or the discrete adjoint",
-                sample=int(who[bad]),
-                t=float(t),
-                status=status,
+            raise self._failure(made, who)
+        return made
+
+    def _stops(self, who: Array, ends: Array) -> tuple[Array | None, Array | None]:
+        """The stops of the forward solve within ``ends``, in the order in which going back meets
+        them."""
+        flat, off = self.inputs.stops
+        if flat is None or off is None:
+            return None, None
+        each = []
+        for b, (late, early) in zip(who, ends, strict=True):
+            stops = flat[off[b] : off[b + 1]]
+            inside = (stops >= min(late, early)) & (stops <= max(late, early))
+            each.append(stops[inside][::-1])
+        joined = np.concatenate(each)
+        if not joined.size:
+            return None, None
+        return joined, np.concatenate([[0], np.cumsum([len(s) for s in each])]).astype(np.int64)
+
+    def _failure(self, made: Any, who: Array) -> GradientError:
+        bad = int(np.flatnonzero(made.status != Status.OK)[0])
+        status, (t, h) = Status(int(made.status[bad])), made.floats[:, bad]
+        if self.spec.mode == "backsolve":
+            why = f"backsolve solves for y backwards too: {_DAMPED}"
+        else:
+            why = (
+                "Use another method or tolerance for it (nc.Continuous(method=..., rtol=...)), or "
+                "the discrete adjoint"
             )
-        return made, inputs
+        return GradientError(
+            f"sample {who[bad]}: the backward solve of the continuous adjoint failed: "
+            f"{status.describe(t, h)}. {why}",
+            sample=int(who[bad]),
+            t=float(t),
+            status=status,
+        )
+
+    # ---- the gradient -------------------------------------------------------------------------
+
+    def _intervals(self, dy: Array) -> Iterator[tuple[Array, Array, Array]]:
+        """(samples, later rows, earlier rows), from each sample's last interval to its first.
+
+        Their ends are the first output and those that have a cotangent; where y is solved for too,
+        or where the field may jump at outputs, all outputs before the last of these.
+        """
+        first = self.inputs.when.out_off[:-1]
+        end = self.reached & (dy != 0).any(axis=1)
+        if self.spec.mode == "backsolve" or self.inputs.options.get("tstops") is True:
+            last = np.full(self.B, -1)
+            rows = np.flatnonzero(end)
+            np.maximum.at(last, self.owner[rows], rows)
+            end = self.reached & (np.arange(len(end)) <= last[self.owner])
+        end[first] = True
+        rows = np.flatnonzero(end)
+        count = np.bincount(self.owner[rows], minlength=self.B)
+        after = np.cumsum(count)
+        for j in range(1, int(count.max())):
+            who = np.flatnonzero(count > j)
+            yield who, rows[after[who] - j], rows[after[who] - j - 1]
 
     def gradient(self, dy: Array) -> Gradient:
         """The gradient of <dy, y>."""
-        inputs, D = self.inputs, self.dim
-        given = inputs.given
-        when, y = given.when, self.run.y
-        fields, uniform = self.run.fields, self.run.uniform
-        t_rows = np.concatenate([when.of(b) for b in range(self.B)])
+        dy = np.where(self.reached[:, None], dy, 0)
+        self._look_at_cotangents(dy)
+        D, mode = self.dim, self.spec.mode
+        # The system is linear in lambda: with cotangents of at most 1, atol means the same for a
+        # sum and for a mean. Powers of 2 cost no bit.
+        largest = np.zeros(self.B)
+        np.maximum.at(largest, self.owner, np.abs(dy).max(axis=1))
+        scale = np.ldexp(1.0, np.frexp(largest)[1])
+        small = (dy / scale[self.owner, None]).astype(self.dtype)
         lam = np.zeros((self.B, D), self.dtype)
         mu = np.zeros((self.B, self.n_params + self.n_args), self.dtype)
-        acc = np.zeros((1, fields.acc_size))
-        s_bar = np.zeros((self.B, fields.lowered.n_sample))
-        before = lam.copy()
-        for who, later, earlier in self._intervals():
-            lam[who] += dy[later]
-            ends = np.stack([t_rows[later], t_rows[earlier]], axis=1)
-            if self.spec.mode == "gauss":
-                made, back = self._solve(who, lam[who], ends, True)
+        sums = _Quadrature(self, scale) if mode == "gauss" else None
+        drift: tuple[float, int, float] = (0.0, 0, 0.0)
+        for who, later, earlier in self._intervals(dy):
+            lam[who] += small[later]
+            ends = np.stack([self.t[later], self.t[earlier]], axis=1)
+            if sums is not None:
+                made = self._solve(who, lam[who], ends)
                 lam[who] = made.y[1::2]
-                self._quadrature(fields, uniform, who, made, back, acc, s_bar)
-            else:
-                parts = [lam[who], mu[who]]
-                if self.spec.mode == "backsolve":
-                    parts.insert(0, y[later])
-                made, _ = self._solve(who, np.concatenate(parts, axis=1), ends, False)
-                end = made.y[1::2]
-                if self.spec.mode == "backsolve":
-                    self._look_at_drift(end[:, :D], y[earlier], who, ends[:, 1])
-                    end = end[:, D:]
-                lam[who], mu[who] = end[:, :D], end[:, D:]
-        before[...] = lam
-        first = when.out_off[:-1]
-        lam[self.solved] += dy[first[self.solved]]
-        return self._result(fields, uniform, dy, lam, before, mu, acc, s_bar, t_rows)
+                sums.add(who, made)
+                continue
+            parts = [lam[who], mu[who]]
+            if mode == "backsolve":
+                parts.insert(0, self.run.y[later])
+            end = self._solve(who, np.concatenate(parts, axis=1), ends).y[1::2]
+            if mode == "backsolve":
+                drift = max(drift, self._drift(end[:, :D], earlier))
+                end = end[:, D:]
+            lam[who], mu[who] = end[:, :D], end[:, D:]
+        if drift[0] > _DRIFT:
+            warnings.warn(
+                f"backsolve: sample {drift[1]}: solving y backwards missed the state at t = "
+                f"{drift[2]:.6g} by {drift[0]:.2g} tolerances, so the gradient is wrong: {_DAMPED}",
+                PrecisionWarning,
+                stacklevel=4,  # the caller of vjp
+            )
+        first = self.inputs.when.out_off[:-1]
+        t_bar = self._t_bar(dy, lam * scale[:, None])
+        y0_bar = ((lam + small[first]) * scale[:, None]).astype(self.dtype)
+        given = self.inputs.given
+        if sums is not None:
+            params, args_bar = sums.finish()
+        else:
+            total = mu * scale[:, None]
+            params = total[:, : self.n_params].sum(axis=0)
+            args_bar = total[:, self.n_params :].astype(self.dtype)
+        return gradient.shaped(given, y0_bar, params, args_bar, t_bar, None)
 
-    def _quadrature(
-        self,
-        fields: Any,
-        uniform: Any,
-        who: Array,
-        made: Any,
-        back: Inputs,
-        acc: Array,
-        s_bar: Array,
-    ) -> None:
-        """Adds the integral of f_p^T lambda over the accepted backward steps."""
-        steps = made.steps()
-        sample, _, _, t_n, h, _, _ = steps
-        if not len(t_n):
+    def _look_at_cotangents(self, dy: Array) -> None:
+        wrong = np.flatnonzero(~np.isfinite(dy).all(axis=1))
+        if wrong.size:
+            b = int(self.owner[wrong[0]])
+            t = float(self.t[wrong[self.owner[wrong] == b][-1]])
+            raise GradientError(
+                f"sample {b}: the cotangent of the state is not finite at t = {t:.6g}, because dy "
+                "is not: look at the loss",
+                sample=b,
+                t=t,
+            )
+
+    def _drift(self, back: Array, rows: Array) -> tuple[float, int, float]:
+        """(size, sample, time) of the largest difference to the forward solution, in tolerances."""
+        y = self.run.y[rows].astype(np.float64)
+        scale = self.atol + max(self.rtol, self.inputs.options.get("rtol") or 0.0) * np.abs(y)
+        drift = np.sqrt(np.mean(((back - y) / scale) ** 2, axis=1))
+        worst = int(np.argmax(drift))
+        row = rows[worst]
+        return float(drift[worst]), int(self.owner[row]), float(self.t[row])
+
+    def _t_bar(self, dy: Array, lam: Array) -> Array:
+        """dL/dt_k = dy_k . f(t_k, y_k), and dL/dt_0 = -lambda(t_0) . f(t_0, y_0) instead."""
+        rows = np.flatnonzero(self.reached)
+        t_bar = np.zeros(len(self.t))
+        if not rows.size:
+            return t_bar
+        y = self.run.y[rows]
+        values = self.run.sample_values[self.owner[rows]]
+        _, _, f = plan.pull_points(
+            self.run.fields, self.run.uniform, values, self.t[rows], y, np.zeros_like(y)
+        )
+        ct = dy[rows].astype(np.float64)
+        first = rows == self.inputs.when.out_off[self.owner[rows]]
+        ct[first] = -lam[self.owner[rows[first]]]
+        t_bar[rows] = np.sum(ct * f, axis=1)
+        return t_bar
+
+
+class _Quadrature:
+    """The integrals of f_p^T lambda and f_a^T lambda over accepted backward steps."""
+
+    def __init__(self, back: Backward, scale: Array) -> None:
+        self.back, self.scale = back, scale
+        fields = back.run.fields
+        self.acc = np.zeros((1, fields.acc_size))
+        self.s_bar = np.zeros((back.B, fields.lowered.n_sample))
+        self.waiting: list[tuple[Array, ...]] = []
+        self.needed = bool(back.n_params or back.n_args)
+
+    def add(self, who: Array, made: Any) -> None:
+        """Take in the steps of a backward solve of the samples ``who``."""
+        if not self.needed:
             return
+        sample, *rest = made.steps()
+        self.waiting.append((who[sample], *rest))
+        if sum(len(s[0]) for s in self.waiting) > _WAITING:
+            self._flush()
+
+    def _flush(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        if not sum(len(s[0]) for s in waiting):
+            return
+        steps = tuple([np.concatenate(column) for column in zip(*waiting, strict=True)])
+        sample, _, _, t_n, h, _, _ = steps
         t = (t_n[:, None] + h[:, None] * _NODES).reshape(-1)
         which = np.repeat(np.arange(len(t_n)), len(_NODES))
-        lam = _run.within_steps(back, steps, which, t)
-        assert self.curve is not None
-        owner = who[sample[which]]
-        y = self._curve_at(owner, t)
-        weight = -(h[:, None] * _WEIGHTS).reshape(-1, 1)  # h is negative against the forward time
-        part, s_part, _ = plan.pull_points(
-            fields, uniform, self.run.sample_values[owner], t, y, weight * lam
+        back = self.back
+        lam = _run.within_steps(back.template, steps, which, t)
+        owner = sample[which]
+        # h is negative against the forward time
+        weight = -(h[:, None] * _WEIGHTS).reshape(-1) * self.scale[owner]
+        ct = weight[:, None] * lam
+        y = back._curve_at(owner, t)
+        values = back.run.sample_values[owner]
+
+        def pull(begin: int, end: int) -> tuple[Any, Any]:
+            here = slice(begin, end)
+            acc, s_bar, _ = plan.pull_points(
+                back.run.fields, back.run.uniform, values[here], t[here], y[here], ct[here]
+            )
+            return acc, s_bar
+
+        acc, s_bar = pull(0, len(t))
+        if not self._finite(acc).all():
+            raise self._failure(pull, owner, t)
+        self.acc += acc
+        np.add.at(self.s_bar, owner, s_bar)
+
+    def _finite(self, acc: Array) -> Array:
+        """Which entries of params have a finite cotangent."""
+        if not self.back.n_params:
+            return np.ones(1, bool)
+        bar: Array = plan.params_bar(self.back.run.fields, self.back.run.uniform, acc)[0]
+        return np.isfinite(bar)
+
+    def _failure(self, pull: Any, owner: Array, t: Array) -> GradientError:
+        begin, end = 0, len(t)
+        while end - begin > 1:  # the first point that is not finite is in [begin, end)
+            middle = (begin + end) // 2
+            fine = self._finite(pull(begin, middle)[0]).all()
+            begin, end = (middle, end) if fine else (begin, middle)
+        k = int(np.flatnonzero(~self._finite(pull(begin, end)[0]))[0])
+        given = self.back.inputs.given
+        leaf = int(np.searchsorted(np.cumsum([p.size for p in given.params]), k, side="right"))
+        return GradientError(
+            f"sample {owner[begin]}: the cotangent of params"
+            f"{tree.paths(given.params_treedef)[leaf]} became non-finite at t = {t[begin]:.6g}, "
+            "though those of the states are finite: the field's derivative in this parameter is "
+            "infinite or NaN. Look for sqrt, log, division or a power at zero; np.where guards "
+            "protect gradients",
+            sample=int(owner[begin]),
+            t=float(t[begin]),
         )
-        acc += part
-        np.add.at(s_bar, owner, s_part)
 
-    def _curve_at(self, sample: Array, t: Array) -> Array:
-        assert self.curve is not None
-        ranges, start, size, coef = self.curve
-        sign = np.sign(size[ranges[sample, 0]])
-        piece = np.empty(len(t), np.int64)
-        for b in np.unique(sample):
-            here = sample == b
-            lo, hi = ranges[b]
-            s = sign[here][0]
-            k = np.searchsorted(s * start[lo:hi], s * t[here], side="right") - 1
-            piece[here] = lo + np.clip(k, 0, hi - lo - 1)
-        theta = ((t - start[piece]) / size[piece])[:, None]
-        out: Array = coef[piece, -1].astype(np.float64)
-        for k in range(coef.shape[1] - 2, -1, -1):
-            out = out * theta + coef[piece, k]
-        return out
-
-    def _look_at_drift(self, back: Array, y: Array, who: Array, t: Array) -> None:
-        options = self.inputs.options
-        scale = self.atol + max(self.rtol, options.get("rtol") or 0.0) * np.abs(y)
-        drift = np.sqrt(np.mean(((back - y) / scale) ** 2, axis=1))
-        if not (drift <= _DRIFT).all():
-            worst = int(np.argmax(np.where(np.isnan(drift), np.inf, drift)))
-            warnings.warn(
-                f"backsolve: sample {who[worst]}: solving y backwards missed the state at t = "
-                f"{t[worst]:.6g} by {drift[worst]:.2g} tolerances: modes that are damped forwards "
-                'grow backwards, and the gradient is wrong. Use nc.Continuous("gauss") or the '
-                "discrete adjoint",
-                PrecisionWarning,
-                stacklevel=5,
-            )
-
-    def _result(
-        self, fields: Any, uniform: Any, dy: Array, lam: Array, before: Array, mu: Array,
-        acc: Array, s_bar: Array, t_rows: Array,
-    ) -> Gradient:  # fmt: skip
-        inputs = self.inputs
-        given = inputs.given
-        args_bar = np.zeros((self.B, self.n_args), self.dtype)
-        if self.spec.mode == "gauss":
-            if self.n_args:
-                args_bar = plan.pull_samples(fields, uniform, given.args.flat, s_bar, acc)
-            params = None
-            if given.params:
-                params, _ = plan.params_bar(fields, uniform, acc)
-        else:
-            params = mu[:, : self.n_params].astype(np.float64).sum(axis=0)
-            args_bar = mu[:, self.n_params :]
-        # dL/dt_k = dy_k . f(t_k, y_k), dL/dt_0 = -lambda(t_0) . f(t_0, y_0)
-        y = self.run.y
-        reached = np.zeros(len(t_rows), bool)
-        off = given.when.out_off
-        for b in np.flatnonzero(self.solved):
-            reached[off[b] : off[b] + self.run.ints[3, b]] = True
-        owner = np.repeat(np.arange(self.B), np.diff(off))
-        rows = np.flatnonzero(reached)
-        t_bar = np.zeros(len(t_rows))
-        if rows.size:
-            zero = np.zeros((rows.size, self.dim), self.dtype)
-            _, _, f = plan.pull_points(
-                fields, uniform, self.run.sample_values[owner[rows]], t_rows[rows], y[rows], zero
-            )
-            slope = np.zeros((len(t_rows), self.dim))
-            slope[rows] = f
-            t_bar[rows] = np.sum(dy[rows] * slope[rows], axis=1)
-            start = off[:-1]
-            t_bar[start] = -np.sum(before * slope[start], axis=1)
-        return gradient.shaped(given, lam, params, args_bar, t_bar, None)
+    def finish(self) -> tuple[Array | None, Array]:
+        """The cotangents of params (flat) and of args (B, n)."""
+        self._flush()
+        back = self.back
+        fields, uniform, given = back.run.fields, back.run.uniform, back.inputs.given
+        args_bar = np.zeros((back.B, back.n_args), back.dtype)
+        if back.n_args:
+            args_bar = plan.pull_samples(fields, uniform, given.args.flat, self.s_bar, self.acc)
+        params = None
+        if back.n_params:
+            params, _ = plan.params_bar(fields, uniform, self.acc)
+        return params, args_bar
 
 
 def continuous(
