@@ -189,7 +189,7 @@ def test_a_deadline_is_kept(options):
     def stiff(t, y):
         return -1e6 * (y - np.cos(t))
 
-    for attempt in range(3):  # a busy machine may stall any of them
+    for _ in range(3):  # a busy machine may stall any of them
         begin = time.perf_counter()
         error = fails(
             stiff, np.ones((500, 2)), [0.0, 1.0, 3000.0], max_steps=10**9, deadline=0.1,
@@ -200,7 +200,7 @@ def test_a_deadline_is_kept(options):
         assert seconds > 0.09
         if seconds < 0.2:
             break
-    assert seconds < 0.2, attempt
+    assert seconds < 0.2
     sol = error.solution
     assert (sol.status == Status.DEADLINE).all()  # also of those that nobody had begun
     assert (sol.y[:, 0] == 1).all() and np.isnan(sol.y[:, 1:]).all()
