@@ -218,6 +218,21 @@ def tile_steps(counts: Sequence[int], lanes: int) -> int:
     return max(ends)
 
 
+def _cache_bytes() -> int:
+    """Step traces are worth keeping while they stay in the last-level cache: half of it."""
+    global _cache
+    if _cache is None:
+        size = 0
+        for name in ("SC_LEVEL3_CACHE_SIZE", "SC_LEVEL2_CACHE_SIZE"):
+            if not size and hasattr(os, "sysconf") and name in os.sysconf_names:
+                size = os.sysconf(name)
+        _cache = min(max(size // 2, 2 << 20), 32 << 20)
+    return _cache
+
+
+_cache: int | None = None
+
+
 @dataclass
 class Plan:
     """How one solve's record is kept: made when the kernels say how the batch is cut."""
@@ -229,18 +244,24 @@ class Plan:
 
     def __call__(
         self, lanes: int, bounds: Sequence[int], checkpoint: int, overhead: int, besides: int
-    ) -> list[ChunkPlan] | None:
-        """The chunks' plans (None: no limit); see Run."""
+    ) -> tuple[list[ChunkPlan] | None, int]:
+        """The chunks' plans (None: no limit), and bytes for step traces; see Run."""
         a = self.adjoint
         n_chunks = len(bounds) - 1
+        traces = _cache_bytes()
         if not a.limited:
-            return None
+            return None, traces
         share = None
+        if a.checkpoints is not None or a.schedule != "auto":
+            traces = 0
         if a.memory is not None:
             budget = parse_bytes(a.memory)
+            traces = min(traces, budget // 4)
+            budget -= traces
             share = (budget - besides) // n_chunks - overhead
             if share < checkpoint:
                 least = besides + n_chunks * (overhead + checkpoint)
+                least += -(-least // 3) if traces else 0  # a quarter is for traces
                 raise InputError(
                     f"memory={a.memory!r} is too small: one checkpoint for each of the {n_chunks} "
                     f"chunks of {lanes} lanes needs {least} bytes"
@@ -269,7 +290,7 @@ class Plan:
                 else ""
             )
         )
-        return plans
+        return plans, traces
 
     def _chunk(
         self, lanes: int, lo: int, hi: int, checkpoint: int, share: int | None

@@ -344,6 +344,7 @@ def _move_grid(
             flat, s_off = stops
             assert flat is not None and s_off is not None
             inner = flat[s_off[b] : s_off[b + 1]]
+            inner = inner[(inner != a[0]) & (inner != a[-1])]
             nodes = np.concatenate([a[:1], inner, a[-1:]])
             moved = np.concatenate([z[:1], inner, z[-1:]])
             sign = 1.0 if a[-1] >= a[0] else -1.0
@@ -408,7 +409,7 @@ def within_steps(old: Inputs, steps: tuple[Array, ...], which: Array, t: Array) 
     """
     given = old.given
     state = given.state
-    sample, _, _, t_n, h, t_end, y_n = steps
+    sample, _, on_stop, t_n, h, t_end, y_n = steps
     used, place = np.unique(which, return_inverse=True)
     order = np.lexsort((np.sign(h[used])[place] * t, place))
     n = np.bincount(place, minlength=len(used)) + 1
@@ -420,7 +421,12 @@ def within_steps(old: Inputs, steps: tuple[Array, ...], which: Array, t: Array) 
     times[rows] = t[order]
     out_step = np.zeros(int(out_off[-1]), np.int32)
     out_step[out_off[:-1]] = -1
-    grid = np.stack([t_n[used], t_end[used]], axis=1).reshape(-1)
+    ends = np.stack([t_n[used], t_end[used]], axis=1)
+    grid = ends.reshape(-1)
+    # what is on a stop has its one-sided limits, as when the step was made first
+    is_stop = np.stack([on_stop[used] & 2, on_stop[used] & 1], axis=1) != 0
+    stop_off = np.concatenate([[0], np.cumsum(is_stop.sum(axis=1))]).astype(np.int64)
+    stops = (ends[is_stop], stop_off) if stop_off[-1] else (None, None)
     arg = given.args
     who = sample[used]
     if arg.flat is not None:
@@ -442,7 +448,7 @@ def within_steps(old: Inputs, steps: tuple[Array, ...], which: Array, t: Array) 
         ),
         params=old.params,
         control=(REPLAY, *old.control[1:8], 2**62, *old.control[9:]),
-        stops=(None, None),
+        stops=stops,
         options={},
         threads=old.threads,
         transform=old.transform,

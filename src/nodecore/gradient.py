@@ -41,15 +41,19 @@ class Gradient:
         shared. None where nothing was given.
     """
 
-    def __init__(self, y0: Any, params: Any, args: Any, t: Any, no_time: str | None = None) -> None:
+    def __init__(self, y0: Any, params: Any, args: Any, t: Any) -> None:
         self.y0, self.params, self.args = y0, params, args
-        self._t, self._no_time = t, no_time
+        self._t = t  # a value, or how to get it
 
     @property
     def t(self) -> Any:
-        if self._no_time is not None:
-            raise GradientError(self._no_time)
+        """Computed when it is asked for, by one more backward pass."""
+        if callable(self._t):
+            self._t = self._t()
         return self._t
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Gradient, (self.y0, self.params, self.args, self.t)
 
     def __repr__(self) -> str:
         return f"Gradient(y0={self.y0!r}, params={self.params!r}, args={self.args!r})"
@@ -146,7 +150,7 @@ def _discrete(
 ) -> Gradient:
     if pull is not None:
         pull.start()
-    y0_bar, args_bar, t_bar, acc, bad = run.backward(dy, threads, int(given.grid_rule))
+    y0_bar, args_bar, _, acc, bad = run.backward(dy, threads, int(given.grid_rule))
     if bad is not None:
         sample, t = bad
         rows = slice(*given.when.out_off[sample : sample + 2])
@@ -177,7 +181,15 @@ def _discrete(
             if not np.isfinite(params[start : start + p.size]).all():
                 raise _bad_block(i, run, given, dy, threads, None)
             start += p.size
-    return shaped(given, y0_bar, params, args_bar, t_bar, pull)
+
+    def in_time() -> Any:
+        if pull is not None:
+            raise GradientError(
+                "an opaque field's vjp gives no derivative in time, so g.t is unknown"
+            )
+        return _t_bar(given, run.backward(dy, threads, int(given.grid_rule), True)[2])
+
+    return shaped(given, y0_bar, params, args_bar, in_time, pull)
 
 
 def shaped(
@@ -185,10 +197,10 @@ def shaped(
     y0_bar: Array,
     params_flat: Array | None,
     args_bar: Array,
-    t_rows: Array,
+    t: Any,
     pull: OpaquePull | None,
 ) -> Gradient:
-    """Flat cotangents in the shapes and dtypes of what was given."""
+    """Flat cotangents in the shapes and dtypes of what was given; ``t`` is rows, or how to get it."""
     state = given.state
     if state.treedef == tree.LEAF and state.dtypes[0] == y0_bar.dtype:
         y0 = y0_bar.reshape(y0_bar.shape[:1] * state.batched + state.shapes[0])
@@ -214,10 +226,7 @@ def shaped(
     args = None
     if given.args.treedef is not None:
         args = _args_bar(given, args_bar, pull)
-    no_time = None
-    if pull is not None:
-        no_time = "an opaque field's vjp gives no derivative in time, so g.t is unknown"
-    return Gradient(y0, params, args, _t_bar(given, t_rows), no_time)
+    return Gradient(y0, params, args, t if callable(t) else _t_bar(given, t))
 
 
 def _bad_block(

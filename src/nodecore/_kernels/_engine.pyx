@@ -85,6 +85,8 @@ cdef extern from "backend.h":
         nc_schedule plan
     void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes) nogil
     int nc_record_limit(nc_record *r, int kind, int64_t slots, int64_t n, int64_t segment) nogil
+    void nc_record_keep_traces(nc_record *r, int64_t stages, int64_t res_rows, int64_t real_bytes,
+                               int64_t bytes) nogil
     int64_t nc_checkpoint_bytes(int64_t lanes, int64_t dim, int64_t real_bytes) nogil
     int64_t nc_record_overhead(int64_t lanes, int64_t dim, int64_t real_bytes) nogil
     void nc_record_free(nc_record *r) nogil
@@ -192,6 +194,7 @@ cdef extern from "backend.h":
         double *t_bar
         double *acc
         int32_t grid_rule
+        int32_t want_t
         int64_t next
         int64_t *bad_sample
         double *bad_t
@@ -706,13 +709,20 @@ cdef class Run:
                 nc_record_init(&self.records[i], p.tile, p.dim, self.be.real_bytes)
             bounds = [B * j // p.n_chunks for j in range(p.n_chunks + 1)]
             self.plan = keep
-            plans = keep(
+            plans, trace_bytes = keep(
                 p.tile, bounds, nc_checkpoint_bytes(p.tile, p.dim, self.be.real_bytes),
                 nc_record_overhead(p.tile, p.dim, self.be.real_bytes), self.sample_values.nbytes,
             )
             for i, (kind, slots, n, segment) in enumerate(plans or ()):
                 if kind != NC_KEEP_ALL and nc_record_limit(&self.records[i], kind, slots, n, segment):
                     raise MemoryError("nodecore: out of memory")
+
+            if fields.has_adjoint and p.opaque_field == NULL and trace_bytes > 0:
+                for i in range(p.n_chunks):
+                    nc_record_keep_traces(
+                        &self.records[i], p.method.n_step - 1, p.res_rows, self.be.real_bytes,
+                        trace_bytes // p.n_chunks,
+                    )
 
     cdef tuple _cut(self, int64_t B, bint keep):
         """Tile width and number of chunks: functions of batch and program only."""
@@ -768,7 +778,7 @@ cdef class Run:
             raise MemoryError("nodecore: out of memory")
         return 0
 
-    def backward(self, dy, int n_threads, int grid_rule, progress=None):
+    def backward(self, dy, int n_threads, int grid_rule, bint want_t=False, progress=None):
         """(y0_bar, args_bar, t_bar, acc, bad): bad is None, or (sample, t) of the first cotangent
         that is not finite. May run in several threads at once."""
         cdef nc_problem own = self.p
@@ -781,7 +791,7 @@ cdef class Run:
         memset(&g, 0, sizeof(g))
         y0_bar = np.empty((B, p.dim), self.fields.dtype)
         args_bar = np.zeros((B, self.fields.n_args), self.fields.dtype) if self.fields.n_args else None
-        t_bar = np.zeros(p.out_off[B])
+        t_bar = np.zeros(p.out_off[B]) if want_t else None
         acc = np.empty((chunks, p.acc_size))
         cdef int64_t bad[64]
         cdef double bad_t[64]
@@ -791,7 +801,7 @@ cdef class Run:
         g.dy, g.y0_bar, g.args_bar = _ptr(dy), _ptr(y0_bar), _ptr(args_bar)
         g.t_bar, g.acc = <double *> _ptr(t_bar), <double *> _ptr(acc)
         g.bad_sample, g.bad_t = bad, bad_t
-        g.grid_rule = grid_rule
+        g.grid_rule, g.want_t = grid_rule, want_t
         p.stop = p.n_done = 0
         p.deadline = INFINITY
         p.poll, p.poll_ctx = _poll, <void *> watch
@@ -855,8 +865,8 @@ cdef class Run:
         return [self.records[i].n for i in range(self.n_records)]
 
     def steps(self):
-        """Every accepted step: arrays (sample, first output behind its start, at_stop, t, h, t_new,
-        y), sorted by sample and time."""
+        """Every accepted step: arrays (sample, first output behind its start, on_stop, t, h, t_new,
+        y), sorted by sample and time; on_stop: 1 if the step ends on a stop, 2 if it starts there."""
         cdef int64_t i, j, L
         cdef nc_record *r
         cdef nc_record whole
@@ -882,7 +892,7 @@ cdef class Run:
         D = self.p.dim
         if not parts:
             empty = np.zeros(0)
-            return (empty.astype(np.int64), empty.astype(np.int64), empty.astype(bool), empty,
+            return (empty.astype(np.int64), empty.astype(np.int64), empty.astype(np.uint8), empty,
                     empty, empty, np.zeros((0, D), self.fields.dtype))
         columns = [np.concatenate(c) for c in zip(*parts)]
         order = np.argsort(columns[0], kind="stable")
@@ -897,7 +907,7 @@ cdef object _entry(char *e, nc_record *r, int64_t L, dtype):
     on = np.flatnonzero(flags & 1)
     y = view(r.off_y, dtype, r.dim).reshape(r.dim, L)
     return (view(0, np.int32, 1)[on].astype(np.int64), view(r.off_q, np.int32, 1)[on].astype(np.int64),
-            (flags[on] & 8) != 0, view(r.off_t, np.float64, 1)[on], view(r.off_h, np.float64, 1)[on],
+            flags[on] >> 3 & 3, view(r.off_t, np.float64, 1)[on], view(r.off_h, np.float64, 1)[on],
             view(r.off_t_new, np.float64, 1)[on], y[:, on].T.copy())
 
 

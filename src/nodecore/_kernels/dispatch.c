@@ -154,7 +154,7 @@ void nc_arena_put(void *p)
 
 /* ---- Records -------------------------------------------------------------------------------- */
 
-enum { BLOCK_BYTES = 64 << 10 };
+enum { BLOCK_BYTES = 64 << 10, TRACE_BLOCK_BYTES = 256 << 10 };
 
 static int64_t round_up(int64_t bytes)
 {
@@ -224,12 +224,44 @@ static int add_block(nc_record *r)
     int64_t entries = r->per_block;
     if (r->limit && r->limit - r->n_blocks * r->per_block < entries)
         entries = r->limit - r->n_blocks * r->per_block;
-    char *block = malloc((size_t)(entries * r->entry_bytes));
+    char *block = nc_arena_get((size_t)(entries * r->entry_bytes));
     if (!block)
         return -1;
     r->blocks[r->n_blocks++] = block;
     r->peak_bytes += entries * r->entry_bytes;
     return 0;
+}
+
+void nc_record_keep_traces(nc_record *r, int64_t stages, int64_t res_rows, int64_t real_bytes,
+                           int64_t bytes)
+{
+    r->trace_stages = stages;
+    r->trace_off_res = (r->dim * r->lanes * real_bytes + 127) & ~(int64_t)63; /* a slack of a vector */
+    r->trace_stage_bytes = (r->trace_off_res + res_rows * r->lanes * real_bytes + 127) & ~(int64_t)63;
+    r->trace_bytes = stages * r->trace_stage_bytes;
+    if (r->trace_bytes <= 0)
+        return;
+    r->traces_per_block = TRACE_BLOCK_BYTES / r->trace_bytes;
+    if (r->traces_per_block < 1)
+        r->traces_per_block = 1;
+    int64_t blocks = bytes / (r->traces_per_block * r->trace_bytes + (int64_t)sizeof(char *));
+    r->trace_limit = blocks * r->traces_per_block;
+    r->trace_blocks = blocks ? calloc((size_t)blocks, sizeof(char *)) : NULL;
+    if (!r->trace_blocks)
+        r->trace_limit = 0;
+}
+
+char *nc_record_trace(nc_record *r, int64_t i)
+{
+    if (i >= r->trace_limit)
+        return NULL;
+    if (i == r->n_trace_blocks * r->traces_per_block) {
+        char *block = nc_arena_get((size_t)(r->traces_per_block * r->trace_bytes));
+        if (!block)
+            return NULL;
+        r->trace_blocks[r->n_trace_blocks++] = block;
+    }
+    return nc_trace_at(r, i);
 }
 
 char *nc_record_push(nc_record *r)
@@ -250,7 +282,10 @@ char *nc_record_slot(nc_record *r, int64_t slot)
 void nc_record_free(nc_record *r)
 {
     for (int64_t i = 0; i < r->n_blocks; i++)
-        free(r->blocks[i]);
+        nc_arena_put(r->blocks[i]);
+    for (int64_t i = 0; i < r->n_trace_blocks; i++)
+        nc_arena_put(r->trace_blocks[i]);
+    free(r->trace_blocks);
     free(r->blocks);
     free(r->last);
     nc_schedule_free(&r->plan);
@@ -261,7 +296,8 @@ void nc_record_free(nc_record *r)
 
 int64_t nc_record_bytes(const nc_record *r)
 {
-    int64_t bytes = r->peak_bytes + r->cap_blocks * (int64_t)sizeof(char *);
+    int64_t bytes = r->peak_bytes + r->cap_blocks * (int64_t)sizeof(char *) +
+                    r->n_trace_blocks * (r->traces_per_block * r->trace_bytes + (int64_t)sizeof(char *));
     if (r->limit)
         bytes += r->entry_bytes + nc_schedule_bytes(r->plan.kind, r->limit);
     return bytes;

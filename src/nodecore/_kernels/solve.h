@@ -129,7 +129,7 @@ typedef struct {
     void *args_bar; /* real [B][n_args] */
     double *t_bar;  /* [out_off[B]] */
     double *acc;    /* [n_chunks][acc_size] */
-    int32_t grid_rule, unused;
+    int32_t grid_rule, want_t; /* want_t: t_bar too */
     int64_t next;
     /* the first non-finite cotangent, by chunk */
     int64_t *bad_sample; /* [n_chunks], -1: none */

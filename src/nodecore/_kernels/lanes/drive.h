@@ -149,6 +149,13 @@ static void FN(initial_step)(FN(lanes) *s)
     }
 }
 
+/* Is the sample's first stop its initial time? */
+static int FN(starts_on_stop)(const nc_problem *p, int64_t b)
+{
+    return p->stop_off && p->stop_off[b] < p->stop_off[b + 1] &&
+           p->stops[p->stop_off[b]] == p->t[p->t_off[b]];
+}
+
 /* Makes the next samples ready. Lanes of the queue without one repeat the first. */
 static void FN(fill_queue)(FN(lanes) *s)
 {
@@ -188,9 +195,16 @@ static void FN(fill_queue)(FN(lanes) *s)
     T->sample = s->queue;
     T->active = s->queue_bad;
     for (int64_t l = 0; l < L; l++) {
+        int64_t b = s->queue[l];
+        const double *t = p->t + p->t_off[b];
         s->queue_bad[l] = l < n;
-        T->stage_t[l] = p->t[p->t_off[s->queue[l]]];
-        T->time[l] = (REAL)T->stage_t[l];
+        T->stage_t[l] = t[0];
+        T->time[l] = (REAL)t[0];
+        if (FN(starts_on_stop)(p, b)) { /* as stage_time has it */
+            double end = t[p->out_off[b + 1] - p->out_off[b] - 1];
+            T->stage_t[l] = nextafter(t[0], end);
+            T->time[l] = FN(next_to)(T->time[l], end - t[0]);
+        }
     }
     FN(field)(T, s->queue_y, s->queue_k, NULL);
     if (p->control.mode == NC_ADAPTIVE) {
@@ -274,6 +288,8 @@ static int FN(load_lane)(FN(lanes) *s, int64_t l)
         s->count[l] = s->accepted[l] = s->rejected[l] = 0;
         s->fev[l] = 1 + (p->control.mode == NC_ADAPTIVE && p->control.first_step <= 0);
         s->fresh[l] = s->non_finite[l] = 0;
+        T->after_stop[l] = (uint8_t)FN(starts_on_stop)(p, b);
+        s->stop[l] += T->after_stop[l];
         s->first[l] = 1;
         s->log_err1[l] = s->log_err2[l] = s->rejected_before[l] = 0;
         T->h[l] = 0;
@@ -324,7 +340,7 @@ static int FN(propose)(FN(lanes) *s, int64_t l)
         target = s->times[l][s->q[l]];
     if (s->stop[l] < s->n_stop[l]) {
         double stop = p->stops[s->stop[l]];
-        if (dir * (stop - target) <= 0 && dir * (stop - s->t_end[l]) < 0) {
+        if (dir * (stop - target) <= 0) {
             target = stop;
             at_stop = 1;
         }
@@ -335,7 +351,7 @@ static int FN(propose)(FN(lanes) *s, int64_t l)
         if (fabs(h) > c->max_step)
             h = dir * c->max_step;
         s->h_free[l] = h;
-        if (dir * (t + 1.01 * h - target) > 0) {
+        if (dir * (t + 1.01 * h - target) >= 0) {
             /* a step that would almost reach the target reaches it, but never beyond max_step */
             double rest = target - t;
             if (fabs(rest) <= c->max_step) {
@@ -370,9 +386,9 @@ static int FN(propose)(FN(lanes) *s, int64_t l)
         int64_t at = p->grid_off[T->sample[l]] + s->count[l];
         T->h[l] = p->grid_h[at];
         T->t_new[l] = p->grid[at + T->sample[l] + 1];
-        T->at_stop[l] = 0;
-        if (s->stop[l] < s->n_stop[l] && T->t_new[l] == p->stops[s->stop[l]])
-            T->at_stop[l] = 1;
+        while (s->stop[l] < s->n_stop[l] && T->h[l] * (p->stops[s->stop[l]] - t) <= 0)
+            s->stop[l]++; /* the grid was moved away from it */
+        T->at_stop[l] = s->stop[l] < s->n_stop[l] && T->t_new[l] == p->stops[s->stop[l]];
     }
     return 0;
 }
@@ -471,6 +487,8 @@ static void FN(write_step)(const FN(lanes) *s, const nc_record *r, char *e)
                 flags[l] |= NC_LANE_FIRST;
             if (T->at_stop[l])
                 flags[l] |= NC_LANE_AT_STOP;
+            if (T->after_stop[l])
+                flags[l] |= NC_LANE_AFTER_STOP;
         }
     }
     memcpy(e + r->off_h, T->h, (size_t)L * sizeof(double));
@@ -479,9 +497,40 @@ static void FN(write_step)(const FN(lanes) *s, const nc_record *r, char *e)
         ((nc_carry *)(e + r->off_carry))->complete = 1;
 }
 
+/* Lets the stages of the next step leave their trace in the record, if there is room. */
+static void FN(aim_trace)(FN(lanes) *s)
+{
+    FN(tile) *T = &s->tile;
+    nc_record *r = s->record;
+    char *trace = s->silent || !r ? NULL : nc_record_trace(r, r->n);
+    for (int64_t i = 1; i <= (r ? r->trace_stages : 0); i++) {
+        char *stage = trace ? trace + (i - 1) * r->trace_stage_bytes : NULL;
+        T->keep_y[i] = (REAL *)stage;
+        T->keep_res[i] = trace ? (REAL *)(stage + r->trace_off_res) : NULL;
+    }
+}
+
+/* Lanes that did not move repeat one that did: no NaN of theirs meets the sums over lanes. */
+static void FN(mend_trace)(FN(lanes) *s)
+{
+    FN(tile) *T = &s->tile;
+    const nc_record *r = s->record;
+    int64_t donor = 0;
+    if (!r->trace_stages || !T->keep_y[1])
+        return;
+    while (!s->mask[donor])
+        donor++;
+    for (int64_t l = 0; l < s->L; l++)
+        for (int64_t i = 1; i <= r->trace_stages && !s->mask[l]; i++) {
+            FN(lane_copy)(T->keep_y[i], l, T->keep_y[i], donor, T->p->dim, s->L);
+            FN(lane_copy)(T->keep_res[i], l, T->keep_res[i], donor, T->p->res_rows, s->L);
+        }
+}
+
 static int FN(record)(FN(lanes) *s)
 {
     nc_record *r = s->record;
+    FN(mend_trace)(s);
     if (!r->limit) {
         char *e = nc_record_push(r);
         if (!e)
@@ -499,7 +548,7 @@ static int FN(record)(FN(lanes) *s)
     return 0;
 }
 
-enum { FN(MORE_ACTIVE) = 1, FN(MORE_FIRST) = 2, FN(MORE_REJECTED) = 4 };
+enum { FN(MORE_ACTIVE) = 1, FN(MORE_FIRST) = 2, FN(MORE_REJECTED) = 4, FN(MORE_AFTER_STOP) = 8 };
 
 /* The arrays behind an entry: what the driver needs besides. */
 typedef struct {
@@ -545,7 +594,8 @@ static void FN(save)(FN(lanes) *s, char *e)
         c.stop[l] = (int32_t)s->stop[l];
         c.more[l] = (uint8_t)((s->tile.active[l] ? FN(MORE_ACTIVE) : 0) |
                               (s->first[l] ? FN(MORE_FIRST) : 0) |
-                              (s->rejected_before[l] != 0 ? FN(MORE_REJECTED) : 0));
+                              (s->rejected_before[l] != 0 ? FN(MORE_REJECTED) : 0) |
+                              (s->tile.after_stop[l] ? FN(MORE_AFTER_STOP) : 0));
     }
     s->slot = e;
 }
@@ -586,6 +636,7 @@ static void FN(restore)(FN(lanes) *s, char *e)
         s->fresh[l] = T->active[l];
         s->first[l] = (c.more[l] & FN(MORE_FIRST)) != 0;
         s->rejected_before[l] = (c.more[l] & FN(MORE_REJECTED)) != 0;
+        T->after_stop[l] = (c.more[l] & FN(MORE_AFTER_STOP)) != 0;
         s->n_live += T->active[l];
         FN(lane_in)(T->base[NC_SP_S], (const REAL *)p->sample_values + sample[l] * p->n_sample,
                     p->n_sample, L, l);
@@ -601,11 +652,10 @@ static void FN(refresh)(FN(lanes) *s)
     for (int64_t l = 0; l < s->L; l++) {
         s->fresh_mask[l] = s->fresh[l] && T->active[l] ? -1 : 0;
         any |= s->fresh_mask[l] != 0;
-        T->stage_t[l] = T->t[l];
-        T->time[l] = (REAL)T->t[l];
     }
     if (!any)
         return;
+    FN(stage_time)(T, 0.0);
     FN(field)(T, T->y, s->dense, NULL);
     FN(select_lanes)(T->k[0], s->dense, s->fresh_mask, T->p->dim, s->L);
     for (int64_t l = 0; l < s->L; l++)
@@ -632,12 +682,14 @@ static int FN(tile_step)(FN(lanes) *s)
         if (!T->active[l]) {
             T->h[l] = 0;
             T->t_new[l] = T->t[l];
-            T->at_stop[l] = 0;
+            T->at_stop[l] = T->after_stop[l] = 0;
         }
     }
     if (s->n_live == 0)
         return 0;
     FN(refresh)(s);
+    if (s->record)
+        FN(aim_trace)(s);
     FN(rk_step)(T);
     int finish_first = adaptive && FN(rk_error_reads_finish)(m);
     if (finish_first)
@@ -668,8 +720,8 @@ static int FN(tile_step)(FN(lanes) *s)
         if (T->active[l])
             s->fev[l] += last - 1 + (finish_first || finish);
     }
-    if (!finish_first && need_finish)
-        FN(rk_finish)(T);
+    if (!finish_first && (need_finish || (any_accepted && T->keep_res[last])))
+        FN(rk_finish)(T); /* a trace is whole */
 
     int stop = 0;
     s->accepted_lanes = any_accepted;
@@ -726,6 +778,7 @@ static int FN(tile_step)(FN(lanes) *s)
             s->rejected_before[l] = 0;
             s->non_finite[l] = 0;
         }
+        T->after_stop[l] = T->at_stop[l];
         if (T->at_stop[l]) {
             s->stop[l]++;
             s->fresh[l] = 1;
@@ -825,6 +878,8 @@ static void FN(start_chunk)(FN(lanes) *s, int64_t chunk)
     s->q_first = s->placed = s->placed_slot = -1;
     s->silent = 0;
     s->slot = NULL;
+    memset(s->tile.keep_y, 0, sizeof s->tile.keep_y);
+    memset(s->tile.keep_res, 0, sizeof s->tile.keep_res);
     memset(s->tile.active, 0, (size_t)s->L);
     /* Until it gets a sample, a lane repeats the first of the chunk: a finite state. */
     int64_t b = s->shared ? 0 : s->next;
@@ -837,6 +892,8 @@ static void FN(start_chunk)(FN(lanes) *s, int64_t chunk)
     memset(s->tile.k[0], 0, (size_t)(p->dim * s->L) * sizeof(REAL));
     memset(s->tile.base[NC_SP_S], 0, (size_t)(p->n_sample * s->L) * sizeof(REAL));
     memset(s->fresh, 0, (size_t)s->L);
+    memset(s->tile.at_stop, 0, (size_t)s->L);
+    memset(s->tile.after_stop, 0, (size_t)s->L);
 }
 
 /* A set of lanes with its work space, to be given back by nc_arena_put; NULL when memory is out. */

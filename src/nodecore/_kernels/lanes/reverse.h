@@ -6,6 +6,7 @@ typedef struct {
     FN(tile) tile;
     int64_t L, pad;
     int leader, countdown;
+    int64_t step; /* of the record */
     double next_poll, last_look;
     int64_t *cur, *q; /* the lane's sample (-1: none), outputs not yet given back */
     int64_t *donor;   /* whose values of S a lane without a sample holds */
@@ -82,6 +83,7 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
         T->active[l] = (uint8_t)moved;
         s->mask[l] = moved ? -1 : 0;
         T->at_stop[l] = moved && flags[l] & NC_LANE_AT_STOP;
+        T->after_stop[l] = moved && flags[l] & NC_LANE_AFTER_STOP;
         if (moved && leader < 0)
             leader = l;
         if (!moved)
@@ -120,8 +122,8 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
 }
 
 /* Gives the cotangents of this step's outputs to lambda (outputs at its end), or to kbar and
- * lambda_n (interpolated ones) and to their times. Returns whether the stages' trace is there, since
- * an interpolant was needed. */
+ * lambda_n (interpolated ones) and, if they are wanted, to their times. Returns whether an
+ * interpolant was needed; with want_t the trace of all stages is there then. */
 static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_start)
 {
     FN(tile) *T = &s->tile;
@@ -142,7 +144,7 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
             if (t == T->t_new[l]) { /* computed as y1 */
                 for (int64_t i = 0; i < D; i++)
                     s->lambda[i * L + l] += dy[row * D + i];
-                int held = g->grid_rule == NC_HOLD_FRACTIONS ||
+                int held = !g->want_t || g->grid_rule == NC_HOLD_FRACTIONS ||
                            (g->grid_rule == NC_HOLD_STOPS && row + 1 == p->out_off[b + 1]);
                 if (held) { /* the time of a grid node: it moves the grid, not the output */
                     s->q[l]--;
@@ -161,19 +163,20 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
             return any;
         if (!any) {
             any = 1;
-            FN(rk_trace)(T, m->n_stages);
+            if (g->want_t)
+                FN(rk_trace)(T, m->n_stages);
             for (int i = 0; i < m->n_stages; i++)
                 memset(s->kbar[i], 0, (size_t)(D * L) * sizeof(REAL));
             memset(s->lambda_n, 0, (size_t)(D * L) * sizeof(REAL));
         }
         for (int64_t l = 0; l < L; l++) {
             double w[NC_MAX_STAGES], dw[NC_MAX_STAGES];
-            FN(rk_weights)(m, s->theta[l], w, dw);
             if (!s->pending[l])
                 continue;
+            FN(rk_weights)(m, s->theta[l], w, dw);
             int64_t b = s->cur[l], row = p->out_off[b] + s->q[l] - 1;
             double slope = 0; /* dy . sum b_i'(theta) k_i */
-            for (int64_t i = 0; i < D; i++) {
+            for (int64_t i = 0; i < D && g->want_t; i++) {
                 double d = (double)dy[row * D + i], v = 0;
                 for (int j = 0; j < m->n_stages; j++)
                     v += dw[j] * (double)T->k[j][i * L + l];
@@ -186,7 +189,8 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
                     for (int j = 0; j < m->n_stages; j++)
                         s->kbar[j][i * L + l] += (REAL)(T->h[l] * w[j]) * d;
                 }
-            g->t_bar[row] += slope;
+            if (g->want_t)
+                g->t_bar[row] += slope;
             s->time_sum[l] -= slope;
             s->size_sum[l] -= s->theta[l] * slope;
             s->q[l]--;
@@ -240,6 +244,46 @@ static void FN(pull_grid)(FN(back) *s, const nc_backward *g, int64_t l, double T
         g->t_bar[hi_row] += start * T_n + size * H_n;
 }
 
+/* The trace of the first n stages: the kept one if there is one, else the stages are evaluated again.
+ * A kept trace begins at the second stage; the first is the last one of the step before, if every lane
+ * that moves made it, else it is evaluated again. The bits are the same. */
+static void FN(step_trace)(FN(back) *s, const nc_backward *g, const nc_record *r, const char *e,
+                           int n)
+{
+    FN(tile) *T = &s->tile;
+    char *trace = nc_trace_at(r, s->step);
+    int need_k = g->want_t && g->grid_rule != NC_HOLD_SIZES;
+    if (!trace || need_k || n > r->trace_stages + 1) {
+        FN(rk_trace)(T, n);
+        return;
+    }
+    FN(rk_load_trace)(T, n, trace, r->trace_stage_bytes, r->trace_off_res);
+    char *before = r->limit ? NULL : nc_trace_at(r, s->step - 1);
+    if (before) {
+        const char *b = nc_record_at(r, s->step - 1);
+        const int32_t *sample = (const int32_t *)e, *was = (const int32_t *)b;
+        const uint8_t *flags = (const uint8_t *)(b + r->off_flags);
+        for (int64_t l = 0; l < s->L && before; l++)
+            if (T->active[l] && (sample[l] != was[l] || !(flags[l] & NC_LANE_ACCEPTED) ||
+                                 flags[l] & NC_LANE_AT_STOP))
+                before = NULL;
+    }
+    if (!before) {
+        FN(rk_trace_stage)(T, 0);
+        return;
+    }
+    REAL *time = T->time;
+    double *stage_t = T->stage_t;
+    T->time = T->trace_time[0];
+    T->stage_t = T->trace_t[0];
+    FN(stage_time)(T, 0.0);
+    T->time = time;
+    T->stage_t = stage_t;
+    T->trace_y[0] = T->y;
+    T->trace_res[0] =
+        (REAL *)(before + (r->trace_stages - 1) * r->trace_stage_bytes + r->trace_off_res);
+}
+
 /* One entry backwards. Returns the first lane whose cotangent is not finite, or -1. */
 static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record *r, const char *e,
                              int64_t first_sample)
@@ -256,11 +300,12 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
         s->size_sum[l] = s->time_sum[l] = 0;
     int dense = FN(pull_outputs)(s, g, q);
     int n = dense ? m->n_stages : m->n_step - 1;
-    if (!dense)
-        FN(rk_trace)(T, n);
+    if (!(dense && g->want_t))
+        FN(step_trace)(s, g, r, e, n);
     FN(rk_reverse)(T, n, s->lambda, dense ? s->kbar : NULL, s->ybar, s->kappa, s->sum,
-                   s->sbar_stage, s->sbar, s->time_sum,
-                   g->grid_rule == NC_HOLD_SIZES ? NULL : s->size_sum, s->part, s->dot, &s->sinks);
+                   s->sbar_stage, s->sbar,
+                   g->want_t ? s->time_sum : NULL,
+                   g->want_t && g->grid_rule != NC_HOLD_SIZES ? s->size_sum : NULL, s->part, s->dot, &s->sinks);
     for (int64_t j = 0; j < D * L; j++) {
         REAL v = s->lambda[j] + s->sum[j];
         if (dense)
@@ -275,7 +320,8 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
             continue;
         if (s->bad[l])
             return l;
-        FN(pull_grid)(s, g, l, s->time_sum[l], s->size_sum[l]);
+        if (g->want_t)
+            FN(pull_grid)(s, g, l, s->time_sum[l], s->size_sum[l]);
         s->q[l] = q[l];
         if (flags[l] & NC_LANE_FIRST) {
             int64_t b = s->cur[l];
@@ -340,9 +386,11 @@ static int FN(back_look_up)(FN(back) *s, const nc_backward *g)
 }
 
 /* Reverses one entry; non-zero ends the chunk. */
-static int FN(back_entry)(FN(back) *s, nc_backward *g, int64_t chunk, const char *e, int64_t begin)
+static int FN(back_entry)(FN(back) *s, nc_backward *g, int64_t chunk, const char *e, int64_t step,
+                          int64_t begin)
 {
     FN(tile) *T = &s->tile;
+    s->step = step;
     if (FN(back_look_up)(s, g))
         return 1;
     int64_t l = FN(back_step)(s, g, T->p->records + chunk, e, begin);
@@ -358,7 +406,7 @@ static int FN(back_all)(FN(back) *s, nc_backward *g, int64_t chunk, int64_t begi
 {
     const nc_record *r = s->tile.p->records + chunk;
     for (int64_t i = r->n - 1; i >= 0; i--)
-        if (FN(back_entry)(s, g, chunk, nc_record_at(r, i), begin))
+        if (FN(back_entry)(s, g, chunk, nc_record_at(r, i), i, begin))
             return 1;
     return 0;
 }
@@ -431,14 +479,14 @@ static int FN(back_scheduled)(FN(back) *s, nc_backward *g, int64_t chunk, int64_
                 w->slot = e;
                 FN(again)(w);
             }
-            failed = w->tile.failed || FN(back_entry)(s, g, chunk, e, begin);
+            failed = w->tile.failed || FN(back_entry)(s, g, chunk, e, end - 1, begin);
             nc_schedule_drop(plan);
             end--;
             at = -1;
         } else if (at == end - 1) {
             if (!have_last)
                 FN(again)(w);
-            failed = w->tile.failed || FN(back_entry)(s, g, chunk, r->last, begin);
+            failed = w->tile.failed || FN(back_entry)(s, g, chunk, r->last, end - 1, begin);
             end--;
             at = -1;
         } else {
@@ -516,7 +564,7 @@ static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
     }
     for (int64_t l = 0; l < s->L; l++) {
         s->cur[l] = s->donor[l] = -1;
-        T->at_stop[l] = 0;
+        T->at_stop[l] = T->after_stop[l] = 0;
     }
     memset(s->lambda, 0, (size_t)(D * s->L) * sizeof(REAL));
     memset(s->sbar, 0, (size_t)(p->n_sample * s->L) * sizeof(double));

@@ -30,6 +30,11 @@ typedef struct {
     int64_t limit;     /* slots, or 0 */
     int64_t peak_bytes;
     char **blocks;
+    /* Step traces, beside the entries: of the first steps, as many as their limit allows. Stage i =
+     * 1 .. stages of the step has its argument and its residuals, real [D][L] and [res_rows][L]. */
+    int64_t trace_bytes, trace_limit, traces_per_block, n_trace_blocks;
+    int64_t trace_stages, trace_stage_bytes, trace_off_res;
+    char **trace_blocks;
     nc_schedule plan;
     char *last; /* the entry of the last step made, kept beside the slots */
     int64_t recomputed; /* lane steps made again by the last backward pass */
@@ -39,7 +44,8 @@ enum nc_lane_flag {
     NC_LANE_ACCEPTED = 1, /* the lane made a step */
     NC_LANE_HELD = 2,     /* alive, but the step was rejected */
     NC_LANE_FIRST = 4,    /* the step is the sample's first */
-    NC_LANE_AT_STOP = 8,  /* the step ends on a stop: its last stages see the left-hand limit */
+    NC_LANE_AT_STOP = 8,  /* the step ends on a stop */
+    NC_LANE_AFTER_STOP = 16, /* the step starts on a stop */
 };
 
 void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes);
@@ -48,6 +54,11 @@ int nc_record_limit(nc_record *r, int kind, int64_t slots, int64_t n, int64_t se
 /* Bytes of a checkpoint and its share of the schedule, and of what there is besides the slots. */
 int64_t nc_checkpoint_bytes(int64_t lanes, int64_t dim, int64_t real_bytes);
 int64_t nc_record_overhead(int64_t lanes, int64_t dim, int64_t real_bytes);
+/* Lets the record keep step traces in at most `bytes`. */
+void nc_record_keep_traces(nc_record *r, int64_t stages, int64_t res_rows, int64_t real_bytes,
+                           int64_t bytes);
+/* Where the trace of step i is or goes; NULL if it has none. */
+char *nc_record_trace(nc_record *r, int64_t i);
 /* Room for one more entry, or NULL when memory is out. */
 char *nc_record_push(nc_record *r);
 /* The slot's memory, or NULL when memory is out. */
@@ -58,6 +69,13 @@ int64_t nc_record_bytes(const nc_record *r);
 static inline char *nc_record_at(const nc_record *r, int64_t i)
 {
     return r->blocks[i / r->per_block] + (i % r->per_block) * r->entry_bytes;
+}
+
+static inline char *nc_trace_at(const nc_record *r, int64_t i)
+{
+    if (i < 0 || i >= r->trace_limit || i >= r->n_trace_blocks * r->traces_per_block)
+        return NULL;
+    return r->trace_blocks[i / r->traces_per_block] + i % r->traces_per_block * r->trace_bytes;
 }
 
 #endif

@@ -24,8 +24,8 @@ static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
     for (int i = 0; i < m->n_stages; i++) {
         NC_TAKE(s->k[i], rows);
         if (backward) {
-            NC_TAKE(s->trace_y[i], rows);
-            NC_TAKE(s->trace_res[i], (int64_t)p->res_rows * L + FN(SLACK));
+            NC_TAKE(s->own_y[i], rows);
+            NC_TAKE(s->own_res[i], (int64_t)p->res_rows * L + FN(SLACK));
             NC_TAKE(s->trace_time[i], lanes + FN(SLACK));
             NC_TAKE(s->trace_t[i], lanes);
         }
@@ -36,6 +36,7 @@ static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
     NC_TAKE(s->t_new, lanes);
     NC_TAKE(s->stage_t, lanes);
     NC_TAKE(s->at_stop, lanes);
+    NC_TAKE(s->after_stop, lanes);
     NC_TAKE(s->active, lanes);
     NC_TAKE(s->sample, lanes);
     NC_TAKE(s->coef, (NC_MAX_STAGES + 1) * L + FN(SLACK));

@@ -13,12 +13,16 @@ typedef struct {
     double *t, *h, *t_new;   /* the step: from, size, to */
     double *stage_t;
     uint8_t *at_stop;        /* the step ends on a stop */
+    uint8_t *after_stop;     /* the step starts on one */
     uint8_t *active;
     int64_t *sample;
     REAL *coef;              /* [NC_MAX_STAGES][L] */
     int64_t *piece;          /* of the curve: the piece each lane was in last */
     REAL *base[NC_N_SPACES];
-    /* the step trace of the backward pass: what `reverse` reads */
+    /* where the stages leave their trace; NULL: nowhere */
+    REAL *keep_y[NC_MAX_STAGES], *keep_res[NC_MAX_STAGES];
+    /* the step trace of the backward pass: what `reverse` reads; it stands in own_... or elsewhere */
+    REAL *own_y[NC_MAX_STAGES], *own_res[NC_MAX_STAGES];
     REAL *trace_y[NC_MAX_STAGES], *trace_res[NC_MAX_STAGES], *trace_time[NC_MAX_STAGES];
     double *trace_t[NC_MAX_STAGES];
     int failed; /* an opaque callback said no */
@@ -71,20 +75,36 @@ static void FN(field)(FN(tile) *s, REAL *y, REAL *k, REAL *keep)
     FN(vm_run)(keep ? &p->field_keep : &p->field, s->base, s->L, NULL);
 }
 
+/* The next number in the direction of `way`. */
+static REAL FN(next_to)(REAL t, double way)
+{
+#if defined(NC_REAL_IS_F64)
+    return nextafter(t, way > 0 ? HUGE_VAL : -HUGE_VAL);
+#else
+    return nextafterf(t, way > 0 ? HUGE_VALF : -HUGE_VALF);
+#endif
+}
+
 /* Time of a stage. With c = 1 it is t_new itself, so that the last derivative of a step and the
- * first of the next have the same bits; on a step that ends on a stop, the number just before. */
+ * first of the next have the same bits. A stop is never seen from within a step: at its two ends,
+ * and where rounding would put a stage there, the time is the next number inside, so that the field
+ * has its one-sided limit. */
 static void FN(stage_time)(FN(tile) *s, double c)
 {
     for (int64_t l = 0; l < s->L; l++) {
         double t = c == 1.0 ? s->t_new[l] : c == 0.0 ? s->t[l] : s->t[l] + c * s->h[l];
         REAL time = (REAL)t;
-        if (s->at_stop[l] && c == 1.0) {
-            t = nextafter(t, s->t[l]);
-#if defined(NC_REAL_IS_F64)
-            time = t;
-#else
-            time = nextafterf(time, (float)s->t[l]);
-#endif
+        if (s->after_stop[l] && c < 1.0) {
+            if (t == s->t[l])
+                t = nextafter(t, s->t_new[l]);
+            if (time == (REAL)s->t[l])
+                time = FN(next_to)(time, s->h[l]);
+        }
+        if (s->at_stop[l] && c > 0.0) {
+            if (t == s->t_new[l])
+                t = nextafter(t, s->t[l]);
+            if (time == (REAL)s->t_new[l])
+                time = FN(next_to)(time, -s->h[l]);
         }
         s->stage_t[l] = t;
         s->time[l] = time;
@@ -123,14 +143,17 @@ static void FN(rk_step)(FN(tile) *s)
     const nc_tableau *m = s->p->method;
     int last = m->n_step - 1;
     for (int i = 1; i < last; i++)
-        FN(rk_stage)(s, i, s->stage, NULL);
+        FN(rk_stage)(s, i, s->keep_y[i] ? s->keep_y[i] : s->stage, s->keep_res[i]);
     FN(combine)(s, s->y1, s->y, m->b, last);
 }
 
 static void FN(rk_finish)(FN(tile) *s)
 {
+    int last = s->p->method->n_step - 1;
     FN(stage_time)(s, 1.0);
-    FN(field)(s, s->y1, s->k[s->p->method->n_step - 1], NULL);
+    FN(field)(s, s->y1, s->k[last], s->keep_res[last]);
+    if (s->keep_y[last])
+        memcpy(s->keep_y[last], s->y1, (size_t)(s->p->dim * s->L) * sizeof(REAL));
 }
 
 static int FN(rk_error_reads_finish)(const nc_tableau *m)
@@ -201,15 +224,38 @@ static void FN(rk_dense)(FN(tile) *s, const double *theta, REAL *out)
 
 /* ---- Reverse -------------------------------------------------------------------------------- */
 
-/* Evaluates the stages again with their residuals: the step trace. n: how many stages. */
+/* Stage i again, with its residuals. */
+static void FN(rk_trace_stage)(FN(tile) *s, int i)
+{
+    REAL *time = s->time;
+    double *stage_t = s->stage_t;
+    s->time = s->trace_time[i]; /* the trace keeps each stage's time */
+    s->stage_t = s->trace_t[i];
+    s->trace_y[i] = s->own_y[i];
+    s->trace_res[i] = s->own_res[i];
+    FN(rk_stage)(s, i, s->trace_y[i], s->trace_res[i]);
+    s->time = time;
+    s->stage_t = stage_t;
+}
+
+/* Evaluates the first n stages again with their residuals: the step trace. */
 static void FN(rk_trace)(FN(tile) *s, int n)
 {
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
+        FN(rk_trace_stage)(s, i);
+}
+
+/* A trace that was kept: stage i = 1 .. has its argument and residuals at trace + (i - 1) bytes. */
+static void FN(rk_load_trace)(FN(tile) *s, int n, char *trace, int64_t bytes, int64_t off_res)
+{
+    for (int i = 1; i < n; i++) {
         REAL *time = s->time;
         double *stage_t = s->stage_t;
-        s->time = s->trace_time[i]; /* the trace keeps each stage's time */
+        s->time = s->trace_time[i];
         s->stage_t = s->trace_t[i];
-        FN(rk_stage)(s, i, s->trace_y[i], s->trace_res[i]);
+        s->trace_y[i] = (REAL *)(trace + (i - 1) * bytes);
+        s->trace_res[i] = (REAL *)(trace + (i - 1) * bytes + off_res);
+        FN(stage_time)(s, s->p->method->c[i]);
         s->time = time;
         s->stage_t = stage_t;
     }
@@ -222,8 +268,8 @@ static void FN(rk_trace)(FN(tile) *s, int n)
  *
  * lambda [D][L] is the cotangent of y1 on entry; the caller adds sum = sum_i ybar_i to it, in the
  * lanes that moved. kbar[i] (or NULL) is what the outputs gave to k_i, sbar the cotangent of S,
- * added up in float64. time_sum[l] gains sum_i kappa_i . f_t,i and size_sum[l] (unless NULL) gains
- * sum_i (kappa_i . k_i / h + c_i kappa_i . f_t,i). */
+ * added up in float64. time_sum[l] gains sum_i kappa_i . f_t,i and size_sum[l] gains sum_i (kappa_i .
+ * k_i / h + c_i kappa_i . f_t,i), each unless NULL. */
 static void FN(rk_reverse)(FN(tile) *s, int n, const REAL *lambda, REAL *const *kbar,
                            REAL *const *ybar, REAL *kappa, REAL *sum, REAL *sbar_stage,
                            double *sbar, double *time_sum, double *size_sum, double *part,
@@ -233,7 +279,6 @@ static void FN(rk_reverse)(FN(tile) *s, int n, const REAL *lambda, REAL *const *
     const nc_tableau *m = p->method;
     int64_t D = p->dim, L = s->L;
     int done[NC_MAX_STAGES] = {0};
-    memset(sum, 0, (size_t)(D * L) * sizeof(REAL));
     for (int i = n - 1; i >= 0; i--) {
         const REAL *v[NC_MAX_STAGES];
         int c = 0;
@@ -270,13 +315,11 @@ static void FN(rk_reverse)(FN(tile) *s, int n, const REAL *lambda, REAL *const *
             s->base[NC_SP_SBAR] = sbar_stage;
             FN(vm_run)(&p->reverse, s->base, L, sinks);
         }
-        for (int64_t j = 0; j < D * L; j++)
-            sum[j] += ybar[i][j];
         for (int64_t j = 0; j < (int64_t)p->n_sample; j++)
             for (int64_t l = 0; l < L; l++)
                 if (s->active[l])
                     sbar[j * L + l] += (double)sbar_stage[j * L + l];
-        if (p->time_dependent)
+        if (p->time_dependent && time_sum)
             for (int64_t l = 0; l < L; l++) {
                 time_sum[l] += (double)tbar[l];
                 if (size_sum)
@@ -289,4 +332,12 @@ static void FN(rk_reverse)(FN(tile) *s, int n, const REAL *lambda, REAL *const *
             if (s->h[l] != 0.0)
                 size_sum[l] += dot[l] / s->h[l];
     }
+    const REAL *all[NC_MAX_STAGES];
+    int count = 0;
+    for (int i = 0; i < n; i++)
+        if (done[i])
+            all[count++] = ybar[i];
+    for (int64_t j = 0; j < count * L; j++)
+        s->coef[j] = 1;
+    FN(lincomb)(sum, NULL, count, all, s->coef, D, L);
 }
