@@ -180,7 +180,7 @@ def test_elementwise(op, isa, dtype):
         return rng.uniform(0.2, 2.0, size=(rows, lanes)) * rng.integers(1 if arity == 1 else 0, 2)
 
     draw = normal(2) if op in ("neg", "abs", "sign", "floor", "add", "sub", "mul") else positive
-    for L in widths(isa, dtype):
+    for L in widths(isa, dtype)[1:]:
         for n in (1, L // 2 + 3):
             for kinds in itertools.product(KINDS, repeat=arity):
                 tile = Tile([(kind, n) for kind in kinds], n, L, dtype, draw)
@@ -254,7 +254,8 @@ def test_segsum(kind, isa, dtype):
 SHAPES = [
     *[(1, 5, j, 1) for j in range(1, 40)],
     *[(1, k, j, 1) for k in range(1, 10) for j in (1, 2, 3, 7, 8)],
-    *[(o, 6, j, i) for o in (1, 2, 5) for j in (1, 4, 7, 9, 21) for i in (1, 2, 3, 7, 9, 17)],
+    *[(o, 6, j, i) for o in (1, 3) for j in (1, 4, 7, 21) for i in (2, 7, 9, 17)],
+    *[(o, 6, j, 1) for o in (2, 5) for j in (1, 4, 7, 9, 21)],
     (7, 3, 33, 1),
     (9, 4, 2, 1),
     (1, 130, 70, 1),

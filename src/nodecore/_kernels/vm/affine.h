@@ -19,7 +19,9 @@
  *
  * Rows are cut in blocks of nearly equal height, so that no block is left with too few independent
  * sums to hide the latency of the multiply-add. Blocks are macros: the accumulators have to be
- * registers at any level of optimisation. */
+ * registers at any level of optimisation.
+ *
+ * One long file, because all three ops are driven over the same few blocks. */
 
 #ifndef NC_ROWS_1
 #define NC_ROWS_1(M, q) M(0, q)
@@ -54,18 +56,35 @@
 #if NC_VBYTES == 64 || defined(NC_NEON)
 #define NC_MAX_ROWS_1 16
 #define NC_MAX_ROWS_2 8
-#define NC_MAX_PARTIAL_ROWS_2 3
 #elif NC_VBYTES == 32
 #define NC_MAX_ROWS_1 12
 #define NC_MAX_ROWS_2 6
-#define NC_MAX_PARTIAL_ROWS_2 1
 #else
 #define NC_MAX_ROWS_1 8
 #define NC_MAX_ROWS_2 4
-#define NC_MAX_PARTIAL_ROWS_2 1
 #endif
-#define NC_MAX_PARTIAL_ROWS_1 3
+#define NC_MAX_PARTIAL_ROWS_1 4
+#define NC_MAX_PARTIAL_ROWS_2 3
 #define NC_PARTIAL_BELOW 8 /* outputs */
+
+/* Keeps a vector in a register. A load that is used twice would otherwise be done twice. */
+#if defined(__aarch64__)
+#define NC_KEEP(v) __asm__("" : "+w"(v))
+#elif defined(NC_ISA_AVX512)
+#define NC_KEEP(v) __asm__("" : "+v"(v))
+#elif defined(__x86_64__) && NC_VBYTES <= 32
+#define NC_KEEP(v) __asm__("" : "+x"(v))
+#else
+#define NC_KEEP(v) (void)0
+#endif
+
+/* How many of the `left` rows the next block takes: the last ones are shared out evenly. */
+NC_INLINE int64_t FN(next_block)(int64_t left, int64_t tallest)
+{
+    if (left > 3 * tallest || left <= tallest)
+        return left < tallest ? left : tallest;
+    return left > 2 * tallest ? (left + 2) / 3 : (left + 1) / 2;
+}
 
 /* ---- Blocks along lanes --------------------------------------------------------------------- */
 
@@ -93,13 +112,34 @@ typedef void (*FN(nc_lanes_block))(NC_LANES_ARGS);
 #define NC_STORE_ALL(r, VECS) VECS(NC_STORE_ALL_V, r)
 #define NC_STORE_END(r, VECS) VECS(NC_STORE_END_V, r)
 
+/* The sum over k. Measured: with two vectors, four terms a turn are faster, since the processor can
+ * then predict the end of the short loop; with one vector they are slower. The empty statement
+ * keeps x and b two plain pointers: left alone, the compiler makes a pointer for each term. */
+#define NC_TERM(MR, NV, HOW)                                                                       \
+    {                                                                                              \
+        NC_VECS_##NV(NC_X_##HOW, 0) NC_ROWS_##MR(NC_STEP, NC_VECS_##NV)                            \
+        x += W;                                                                                    \
+        b += J;                                                                                    \
+        __asm__("" : "+r"(x), "+r"(b));                                                            \
+    }
+#define NC_TERMS_1(MR, HOW)                                                                        \
+    for (; K > 0; K--)                                                                             \
+        NC_TERM(MR, 1, HOW)
+#define NC_TERMS_2(MR, HOW)                                                                        \
+    for (; K >= 4; K -= 4) {                                                                       \
+        NC_TERM(MR, 2, HOW)                                                                        \
+        NC_TERM(MR, 2, HOW)                                                                        \
+        NC_TERM(MR, 2, HOW)                                                                        \
+        NC_TERM(MR, 2, HOW)                                                                        \
+    }                                                                                              \
+    for (; K > 0; K--)                                                                             \
+        NC_TERM(MR, 2, HOW)
+
 #define NC_LANES_BLOCK(NAME, MR, NV, HOW)                                                          \
     static void FN(NAME)(NC_LANES_ARGS)                                                            \
     {                                                                                              \
         NC_ROWS_##MR(NC_INIT, NC_VECS_##NV) (void)m;                                               \
-        for (int64_t k = 0; k < K; k++, x += W, b += J) {                                          \
-            NC_VECS_##NV(NC_X_##HOW, 0) NC_ROWS_##MR(NC_STEP, NC_VECS_##NV)                        \
-        }                                                                                          \
+        NC_TERMS_##NV(MR, HOW)                                                                     \
         NC_ROWS_##MR(NC_STORE_##HOW, NC_VECS_##NV)                                                 \
     }
 
@@ -140,61 +180,72 @@ NC_LANES_BLOCK(lanes_2xm, 2, 1, END)
 NC_LANES_BLOCK(lanes_3xm, 3, 1, END)
 NC_LANES_BLOCK(lanes_4xm, 4, 1, END)
 
-/* The same with four partial sums p<row>_<vector>_<k mod 4>. */
-#define NC_PINIT_V(v, r)                                                                           \
-    VF p##r##_##v##_0 = i##r, p##r##_##v##_1 = zero, p##r##_##v##_2 = zero, p##r##_##v##_3 = zero;
+/* The same with four partial sums p<row>_<vector>_<k mod 4>: two passes over k, each for two of
+ * them, so that taller blocks fit in the registers. */
+#define NC_PINIT_V(v, r) VF p##r##_##v##_0 = i##r, p##r##_##v##_1 = zero;
 #define NC_PINIT(r, VECS)                                                                          \
     const VF i##r = c ? vset1(c[r]) : zero;                                                        \
     VECS(NC_PINIT_V, r)
+#define NC_PNEXT_V(v, r) VF p##r##_##v##_2 = zero, p##r##_##v##_3 = zero;
+#define NC_PNEXT(r, VECS) VECS(NC_PNEXT_V, r)
 #define NC_PSTEP_V0(v, r) p##r##_##v##_0 = vfma(w##r, x##v, p##r##_##v##_0);
 #define NC_PSTEP_V1(v, r) p##r##_##v##_1 = vfma(w##r, x##v, p##r##_##v##_1);
 #define NC_PSTEP_V2(v, r) p##r##_##v##_2 = vfma(w##r, x##v, p##r##_##v##_2);
 #define NC_PSTEP_V3(v, r) p##r##_##v##_3 = vfma(w##r, x##v, p##r##_##v##_3);
-#define NC_PSTEP0(r, VECS) { const VF w##r = vset1(b[r]); VECS(NC_PSTEP_V0, r) }
-#define NC_PSTEP1(r, VECS) { const VF w##r = vset1(b[r]); VECS(NC_PSTEP_V1, r) }
-#define NC_PSTEP2(r, VECS) { const VF w##r = vset1(b[r]); VECS(NC_PSTEP_V2, r) }
-#define NC_PSTEP3(r, VECS) { const VF w##r = vset1(b[r]); VECS(NC_PSTEP_V3, r) }
-#define NC_FOLD(r, v)                                                                              \
-    (p##r##_##v##_0 + p##r##_##v##_1) + (p##r##_##v##_2 + p##r##_##v##_3)
+#define NC_PSTEP(r, VECS, q) const VF w##r = vset1(bk[r]); VECS(NC_PSTEP_V##q, r)
+#define NC_PSTEP0(r, VECS) NC_PSTEP(r, VECS, 0)
+#define NC_PSTEP1(r, VECS) NC_PSTEP(r, VECS, 1)
+#define NC_PSTEP2(r, VECS) NC_PSTEP(r, VECS, 2)
+#define NC_PSTEP3(r, VECS) NC_PSTEP(r, VECS, 3)
+#define NC_PHALF_V(v, r) const VF h##r##_##v = p##r##_##v##_0 + p##r##_##v##_1;
+#define NC_PHALF(r, VECS) VECS(NC_PHALF_V, r)
+#define NC_FOLD(r, v) h##r##_##v + (p##r##_##v##_2 + p##r##_##v##_3)
 #define NC_PSTORE_ALL_V(v, r) NC_D_ALL(r, v, NC_FOLD(r, v))
 #define NC_PSTORE_END_V(v, r) NC_D_END(r, v, NC_FOLD(r, v))
 #define NC_PSTORE_ALL(r, VECS) VECS(NC_PSTORE_ALL_V, r)
 #define NC_PSTORE_END(r, VECS) VECS(NC_PSTORE_END_V, r)
 
-#define NC_PARTIAL_TERM(MR, NV, HOW, q)                                                            \
+#define NC_PARTIAL_TERM(MR, NV, HOW, q, ahead)                                                     \
     {                                                                                              \
-        NC_VECS_##NV(NC_X_##HOW, 0) NC_ROWS_##MR(NC_PSTEP##q, NC_VECS_##NV)                        \
-        x += W;                                                                                    \
-        b += J;                                                                                    \
+        const REAL *xk = xp + ahead * W, *bk = bp + ahead * J;                                     \
+        NC_VECS_##NV(NC_PX_##HOW, 0) NC_ROWS_##MR(NC_PSTEP##q, NC_VECS_##NV)                       \
+    }
+#define NC_PX_ALL(v, r)                                                                            \
+    VF x##v = vload(xk + v * VL);                                                                  \
+    NC_KEEP(x##v);
+#define NC_PX_END(v, r) const VF x##v = vload_n(xk, m);
+#define NC_PARTIAL_PASS(MR, NV, HOW, q0, q1)                                                       \
+    {                                                                                              \
+        const REAL *xp = x + q0 * W, *bp = b + q0 * J;                                             \
+        int64_t k = q0;                                                                            \
+        for (; k + 1 < K; k += 4) {                                                                \
+            NC_PARTIAL_TERM(MR, NV, HOW, q0, 0)                                                    \
+            NC_PARTIAL_TERM(MR, NV, HOW, q1, 1)                                                    \
+            xp += 4 * W;                                                                           \
+            bp += 4 * J;                                                                           \
+            __asm__("" : "+r"(xp), "+r"(bp));                                                      \
+        }                                                                                          \
+        if (k < K)                                                                                 \
+            NC_PARTIAL_TERM(MR, NV, HOW, q0, 0)                                                    \
     }
 #define NC_PARTIAL_BLOCK(NAME, MR, NV, HOW)                                                        \
     static void FN(NAME)(NC_LANES_ARGS)                                                            \
     {                                                                                              \
         const VF zero = vset1(RC(0.0));                                                            \
         NC_ROWS_##MR(NC_PINIT, NC_VECS_##NV) (void)m;                                              \
-        for (; K >= 4; K -= 4) {                                                                   \
-            NC_PARTIAL_TERM(MR, NV, HOW, 0)                                                        \
-            NC_PARTIAL_TERM(MR, NV, HOW, 1)                                                        \
-            NC_PARTIAL_TERM(MR, NV, HOW, 2)                                                        \
-            NC_PARTIAL_TERM(MR, NV, HOW, 3)                                                        \
-        }                                                                                          \
-        if (K > 0)                                                                                 \
-            NC_PARTIAL_TERM(MR, NV, HOW, 0)                                                        \
-        if (K > 1)                                                                                 \
-            NC_PARTIAL_TERM(MR, NV, HOW, 1)                                                        \
-        if (K > 2)                                                                                 \
-            NC_PARTIAL_TERM(MR, NV, HOW, 2)                                                        \
+        NC_PARTIAL_PASS(MR, NV, HOW, 0, 1)                                                         \
+        NC_ROWS_##MR(NC_PHALF, NC_VECS_##NV) NC_ROWS_##MR(NC_PNEXT, NC_VECS_##NV)                  \
+        NC_PARTIAL_PASS(MR, NV, HOW, 2, 3)                                                         \
         NC_ROWS_##MR(NC_PSTORE_##HOW, NC_VECS_##NV)                                                \
     }
 
 NC_PARTIAL_BLOCK(partial_1x1, 1, 1, ALL)
 NC_PARTIAL_BLOCK(partial_2x1, 2, 1, ALL)
 NC_PARTIAL_BLOCK(partial_3x1, 3, 1, ALL)
+NC_PARTIAL_BLOCK(partial_4x1, 4, 1, ALL)
 NC_PARTIAL_BLOCK(partial_1x2, 1, 2, ALL)
-#if NC_MAX_PARTIAL_ROWS_2 > 1
 NC_PARTIAL_BLOCK(partial_2x2, 2, 2, ALL)
 NC_PARTIAL_BLOCK(partial_3x2, 3, 2, ALL)
-#endif
 NC_PARTIAL_BLOCK(partial_1xm, 1, 1, END)
 NC_PARTIAL_BLOCK(partial_2xm, 2, 1, END)
 NC_PARTIAL_BLOCK(partial_3xm, 3, 1, END)
@@ -202,21 +253,21 @@ NC_PARTIAL_BLOCK(partial_3xm, 3, 1, END)
 /* All rows at one place along w: blocks[r] is the block of r rows, 1 <= r <= tallest. */
 NC_INLINE void FN(all_rows)(const FN(nc_lanes_block) *blocks, int64_t tallest, NC_LANES_ARGS)
 {
-    const int64_t n = (J + tallest - 1) / tallest, low = J / n, higher = J % n;
-    for (int64_t i = 0; i < n; i++) {
-        const int64_t rows = low + (i < higher);
+    for (int64_t left = J; left > 0;) {
+        const int64_t rows = FN(next_block)(left, tallest);
         blocks[rows](K, J, W, x, b, c, d, m);
         b += rows;
         c = c ? c + rows : c;
         d += rows * W;
+        left -= rows;
     }
 }
 
 /* d (J x W) = c + b^T a for a (K x W). The caller says whether the sums are partial, which is part
  * of an op's canonical order. Where W is no multiple of VL the last vector overlaps the one before:
  * those elements are computed twice, with the same bits. */
-static void FN(along_lanes)(int partial, int64_t K, int64_t J, int64_t W, const REAL *a,
-                            const REAL *b, const REAL *c, REAL *d)
+static NC_APART void FN(along_lanes)(int partial, int64_t K, int64_t J, int64_t W, const REAL *a,
+                                     const REAL *b, const REAL *c, REAL *d)
 {
     static const FN(nc_lanes_block) full_1[] = {
         NULL, FN(lanes_1x1), FN(lanes_2x1), FN(lanes_3x1), FN(lanes_4x1),
@@ -241,13 +292,10 @@ static void FN(along_lanes)(int partial, int64_t K, int64_t J, int64_t W, const 
         NULL, FN(lanes_1xm), FN(lanes_2xm), FN(lanes_3xm), FN(lanes_4xm),
     };
     static const FN(nc_lanes_block) partial_1[] = {
-        NULL, FN(partial_1x1), FN(partial_2x1), FN(partial_3x1),
+        NULL, FN(partial_1x1), FN(partial_2x1), FN(partial_3x1), FN(partial_4x1),
     };
     static const FN(nc_lanes_block) partial_2[] = {
-        NULL, FN(partial_1x2),
-#if NC_MAX_PARTIAL_ROWS_2 > 1
-        FN(partial_2x2), FN(partial_3x2),
-#endif
+        NULL, FN(partial_1x2), FN(partial_2x2), FN(partial_3x2),
     };
     static const FN(nc_lanes_block) partial_m[] = {
         NULL, FN(partial_1xm), FN(partial_2xm), FN(partial_3xm),
@@ -261,15 +309,12 @@ static void FN(along_lanes)(int partial, int64_t K, int64_t J, int64_t W, const 
         return;
     }
     int64_t w = 0;
-    /* Two vectors at a time read each number of b half as often; where that leaves too few rows a
-     * block, one vector and more rows have more independent sums. */
-    if (!partial || J <= NC_MAX_PARTIAL_ROWS_2)
-        for (; w + 2 * VL <= W; w += 2 * VL) {
-            if (partial)
-                FN(all_rows)(partial_2, NC_MAX_PARTIAL_ROWS_2, K, J, W, a + w, b, c, d + w, 0);
-            else
-                FN(all_rows)(full_2, NC_MAX_ROWS_2, K, J, W, a + w, b, c, d + w, 0);
-        }
+    for (; w + 2 * VL <= W; w += 2 * VL) { /* reads b half as often as one vector at a time */
+        if (partial)
+            FN(all_rows)(partial_2, NC_MAX_PARTIAL_ROWS_2, K, J, W, a + w, b, c, d + w, 0);
+        else
+            FN(all_rows)(full_2, NC_MAX_ROWS_2, K, J, W, a + w, b, c, d + w, 0);
+    }
     for (; w < W; w += VL) {
         const int64_t at = w + VL <= W ? w : W - VL;
         if (partial)
@@ -321,8 +366,7 @@ NC_OUTPUTS_BLOCK(outputs_1x8, 1, 8)
 NC_OUTPUTS_BLOCK(outputs_4x1, 4, 1)
 NC_OUTPUTS_BLOCK(outputs_4x2, 4, 2)
 
-/* Two vectors with four partial sums; one vector where last is 0 would compute it twice, so there
- * is a kernel of one vector too. */
+/* Four partial sums, for VL <= J < 8. */
 #define NC_OPINIT_V(v, r)                                                                          \
     VF p##r##_##v##_0 = c ? vload(c + NC_AT(v, nv)) : zero;                                        \
     VF p##r##_##v##_1 = zero, p##r##_##v##_2 = zero, p##r##_##v##_3 = zero;
@@ -333,7 +377,8 @@ NC_OUTPUTS_BLOCK(outputs_4x2, 4, 2)
         a += ak;                                                                                   \
         b += J;                                                                                    \
     }
-#define NC_OPSTORE_V(v, r) vstore(d + NC_AT(v, nv), NC_FOLD(r, v));
+#define NC_OPSTORE_V(v, r)                                                                         \
+    vstore(d + NC_AT(v, nv), (p##r##_##v##_0 + p##r##_##v##_1) + (p##r##_##v##_2 + p##r##_##v##_3));
 
 #define NC_OUTPUTS_PARTIAL(NAME, NV)                                                               \
     static void FN(NAME)(NC_OUTPUTS_ARGS)                                                          \
@@ -363,67 +408,77 @@ NC_OUTPUTS_PARTIAL(outputs_partial_2, 2)
 
 /* One row of J < VL outputs. Rows of b are read as whole vectors while these end inside b: what
  * stands in the lanes from J on is discarded. */
-#define NC_FEW_ROW(k) ((k) < whole ? vload(b + (k) * J) : vload_n(b + (k) * J, m))
-
-static void FN(few_outputs)(int partial, int64_t K, int64_t J, const REAL *a, int64_t ak,
-                            const REAL *b, const REAL *c, REAL *d)
+static NC_APART void FN(few_outputs)(int partial, int64_t K, int64_t J, const REAL *a, int64_t ak,
+                                     const REAL *b, const REAL *c, REAL *d)
 {
     const int m = (int)J;
-    const int64_t whole = K * J < VL ? 0 : (K * J - VL) / J + 1;
     const VF zero = vset1(RC(0.0));
-    VF s0 = c ? vload_n(c, m) : zero;
-    int64_t k = 0;
+    VF s0 = c ? FN(load_head)(c, m) : zero;
     if (partial) {
         VF s1 = zero, s2 = zero, s3 = zero;
-        for (; k + 4 <= K; k += 4, a += 4 * ak) {
-            s0 = vfma(vset1(a[0]), NC_FEW_ROW(k), s0);
-            s1 = vfma(vset1(a[ak]), NC_FEW_ROW(k + 1), s1);
-            s2 = vfma(vset1(a[2 * ak]), NC_FEW_ROW(k + 2), s2);
-            s3 = vfma(vset1(a[3 * ak]), NC_FEW_ROW(k + 3), s3);
+        for (; K >= 4 && K * J >= 3 * J + VL; K -= 4, a += 4 * ak, b += 4 * J) {
+            s0 = vfma(vset1(a[0]), vload(b), s0);
+            s1 = vfma(vset1(a[ak]), vload(b + J), s1);
+            s2 = vfma(vset1(a[2 * ak]), vload(b + 2 * J), s2);
+            s3 = vfma(vset1(a[3 * ak]), vload(b + 3 * J), s3);
         }
-        if (k < K)
-            s0 = vfma(vset1(a[0]), NC_FEW_ROW(k), s0);
-        if (k + 1 < K)
-            s1 = vfma(vset1(a[ak]), NC_FEW_ROW(k + 1), s1);
-        if (k + 2 < K)
-            s2 = vfma(vset1(a[2 * ak]), NC_FEW_ROW(k + 2), s2);
+        for (; K > 0; K -= 4, a += 4 * ak, b += 4 * J) {
+            s0 = vfma(vset1(a[0]), FN(load_head)(b, m), s0);
+            if (K > 1)
+                s1 = vfma(vset1(a[ak]), FN(load_head)(b + J, m), s1);
+            if (K > 2)
+                s2 = vfma(vset1(a[2 * ak]), FN(load_head)(b + 2 * J, m), s2);
+            if (K > 3)
+                s3 = vfma(vset1(a[3 * ak]), FN(load_head)(b + 3 * J, m), s3);
+        }
         s0 = (s0 + s1) + (s2 + s3);
     } else {
-        for (; k < K; k++, a += ak)
-            s0 = vfma(vset1(*a), NC_FEW_ROW(k), s0);
+        for (; K * J >= VL; K--, a += ak, b += J)
+            s0 = vfma(vset1(*a), vload(b), s0);
+        for (; K > 0; K--, a += ak, b += J)
+            s0 = vfma(vset1(*a), FN(load_head)(b, m), s0);
     }
-    vstore_n(d, s0, m);
+    FN(store_head)(d, s0, m);
 }
 
-/* d (O x J) = c + a b for a[o, k] = a[o*ao + k*ak] and b (K x J). */
-static void FN(along_outputs)(int partial, int64_t O, int64_t K, int64_t J, const REAL *a,
-                              int64_t ao, int64_t ak, const REAL *b, const REAL *c, REAL *d)
-{
-    static const FN(nc_outputs_block) one_row[] = {
-        NULL, FN(outputs_1x1), FN(outputs_1x2), FN(outputs_1x3), FN(outputs_1x4),
-        FN(outputs_1x5), FN(outputs_1x6), FN(outputs_1x7), FN(outputs_1x8),
-    };
-    static const FN(nc_outputs_block) four_rows[] = {NULL, FN(outputs_4x1), FN(outputs_4x2)};
+static const FN(nc_outputs_block) FN(outputs_row)[] = {
+    NULL, FN(outputs_1x1), FN(outputs_1x2), FN(outputs_1x3), FN(outputs_1x4),
+    FN(outputs_1x5), FN(outputs_1x6), FN(outputs_1x7), FN(outputs_1x8),
+};
+static const FN(nc_outputs_block) FN(outputs_rows)[] = {NULL, FN(outputs_4x1), FN(outputs_4x2)};
 #if VL < NC_PARTIAL_BELOW
-    static const FN(nc_outputs_block) partial_row[] = {
-        NULL, FN(outputs_partial_1), FN(outputs_partial_2),
-    };
+static const FN(nc_outputs_block) FN(outputs_partial)[] = {
+    NULL, FN(outputs_partial_1), FN(outputs_partial_2),
+};
 #else
-    static const FN(nc_outputs_block) *const partial_row = one_row; /* J < VL: not reached */
+#define NC_ALL_FEW /* J < 8 is J < VL */
 #endif
 
+/* d (O x J) = c + a b for a[o, k] = a[o*ao + k*ak] and b (K x J). */
+static NC_APART void FN(along_outputs)(int partial, int64_t O, int64_t K, int64_t J, const REAL *a,
+                                       int64_t ao, int64_t ak, const REAL *b, const REAL *c,
+                                       REAL *d)
+{
     while (O > 0) {
-        const int64_t rows = O >= 4 && !partial && J >= VL ? 4 : 1;
+        int64_t rows = 1;
         if (J < VL) {
             FN(few_outputs)(partial, K, J, a, ak, b, c, d);
         } else {
-            const FN(nc_outputs_block) *blocks = partial ? partial_row : rows > 1 ? four_rows : one_row;
-            const int64_t widest = partial || rows > 1 ? 2 : 8;
-            const int64_t vectors = (J + VL - 1) / VL;
-            const int64_t n = (vectors + widest - 1) / widest;
-            const int64_t low = vectors / n, higher = vectors % n;
-            for (int64_t i = 0, j = 0; i < n; i++) {
-                const int64_t nv = low + (i < higher);
+            const FN(nc_outputs_block) *blocks = FN(outputs_row);
+            int64_t widest = 8;
+#ifndef NC_ALL_FEW
+            if (partial) {
+                blocks = FN(outputs_partial);
+                widest = 2;
+            }
+#endif
+            if (O >= 4 && !partial) {
+                blocks = FN(outputs_rows);
+                widest = 2;
+                rows = 4;
+            }
+            for (int64_t j = 0; j < J;) {
+                const int64_t nv = FN(next_block)((J - j + VL - 1) / VL, widest);
                 const int64_t end = j + nv * VL <= J ? j + nv * VL : J;
                 /* The last vector of a block of one may have to begin earlier itself. */
                 const int64_t first = nv == 1 ? end - VL : j;
@@ -436,6 +491,24 @@ static void FN(along_outputs)(int partial, int64_t O, int64_t K, int64_t J, cons
         d += rows * J;
         O -= rows;
     }
+}
+
+/* One row, without the detours where one block does: a small network of one sample spends as long
+ * on the way to its multiply-adds as in them. */
+NC_INLINE void FN(one_output_row)(int partial, int64_t K, int64_t J, const REAL *a, int64_t ak,
+                                  const REAL *b, const REAL *c, REAL *d)
+{
+    const int64_t nv = (J + VL - 1) / VL;
+    if (J < VL)
+        FN(few_outputs)(partial, K, J, a, ak, b, c, d);
+    else if (!partial && nv <= 8)
+        FN(outputs_row)[nv](K, J, a, 0, ak, b, c, J - VL, d);
+#ifndef NC_ALL_FEW
+    else if (partial && nv <= 2)
+        FN(outputs_partial)[nv](K, J, a, 0, ak, b, c, J - VL, d);
+#endif
+    else
+        FN(along_outputs)(partial, 1, K, J, a, 0, ak, b, c, d);
 }
 
 /* ---- Products of each sample's own matrices, L > 1 ------------------------------------------- */
@@ -473,8 +546,8 @@ NC_INLINE void FN(matmul_block)(const int TR, const int JR, int64_t K, int64_t L
     }
 }
 
-static void FN(matmul_lanes)(int64_t O, int64_t K, int64_t J, int64_t I, int64_t L, const REAL *a,
-                             const REAL *b, REAL *d)
+static NC_APART void FN(matmul_lanes)(int64_t O, int64_t K, int64_t J, int64_t I, int64_t L,
+                                      const REAL *a, const REAL *b, REAL *d)
 {
     const int64_t T = O * I; /* rows (o, i) */
     for (int64_t t = 0; t < T; t += 2) {
@@ -537,8 +610,8 @@ NC_INLINE void FN(outer_block)(const int KR, const int JR, int64_t O, int64_t K,
     }
 }
 
-static void FN(outer_lanes)(int64_t O, int64_t K, int64_t J, int64_t I, int64_t L, const REAL *a,
-                            const REAL *b, REAL *d)
+static NC_APART void FN(outer_lanes)(int64_t O, int64_t K, int64_t J, int64_t I, int64_t L,
+                                     const REAL *a, const REAL *b, REAL *d)
 {
     for (int64_t k = 0; k < K;) {
         const int four = k + 4 <= K;
@@ -589,7 +662,9 @@ static void FN(op_affine)(NC_KERNEL_ARGS)
     const REAL *a = FN(at)(in->a, base, L), *b = FN(at)(in->b, base, L);
     const REAL *c = in->c.kind == NC_ABSENT ? NULL : FN(at)(in->c, base, L);
     REAL *d = FN(at)(in->dst, base, L);
-    if (W == 1)
+    if (W == 1 && O == 1)
+        FN(one_output_row)(partial, K, J, a, 1, b, c, d);
+    else if (W == 1)
         FN(along_outputs)(partial, O, K, J, a, K, 1, b, c, d);
     else
         for (int64_t o = 0; o < O; o++)
@@ -625,9 +700,10 @@ static void FN(op_outer)(NC_KERNEL_ARGS)
 
 #undef NC_MAX_ROWS_1
 #undef NC_MAX_ROWS_2
-#undef NC_MAX_PARTIAL_ROWS_2
 #undef NC_MAX_PARTIAL_ROWS_1
+#undef NC_MAX_PARTIAL_ROWS_2
 #undef NC_PARTIAL_BELOW
+#undef NC_KEEP
 #undef NC_LANES_ARGS
 #undef NC_X_ALL
 #undef NC_X_END
@@ -641,23 +717,34 @@ static void FN(op_outer)(NC_KERNEL_ARGS)
 #undef NC_STORE_END_V
 #undef NC_STORE_ALL
 #undef NC_STORE_END
+#undef NC_TERM
+#undef NC_TERMS_1
+#undef NC_TERMS_2
 #undef NC_LANES_BLOCK
 #undef NC_PINIT_V
 #undef NC_PINIT
+#undef NC_PNEXT_V
+#undef NC_PNEXT
 #undef NC_PSTEP_V0
 #undef NC_PSTEP_V1
 #undef NC_PSTEP_V2
 #undef NC_PSTEP_V3
+#undef NC_PSTEP
 #undef NC_PSTEP0
 #undef NC_PSTEP1
 #undef NC_PSTEP2
 #undef NC_PSTEP3
+#undef NC_PHALF_V
+#undef NC_PHALF
 #undef NC_FOLD
 #undef NC_PSTORE_ALL_V
 #undef NC_PSTORE_END_V
 #undef NC_PSTORE_ALL
 #undef NC_PSTORE_END
 #undef NC_PARTIAL_TERM
+#undef NC_PX_ALL
+#undef NC_PX_END
+#undef NC_PARTIAL_PASS
 #undef NC_PARTIAL_BLOCK
 #undef NC_OUTPUTS_ARGS
 #undef NC_AT
@@ -672,5 +759,5 @@ static void FN(op_outer)(NC_KERNEL_ARGS)
 #undef NC_OPTERM
 #undef NC_OPSTORE_V
 #undef NC_OUTPUTS_PARTIAL
-#undef NC_FEW_ROW
+#undef NC_ALL_FEW
 #undef NC_SHAPE

@@ -10,28 +10,27 @@
  *   tiles                  everything else: the columns are kept until there are cap of them, and
  *                          then multiplied, X^T G, in register blocks
  *
- * Tiles hold a column's rows next to each other, because then a block of outputs is accumulated in
- * registers without a sum across lanes. One side (x or g, the one that fills its vectors better) is
- * read as vectors, the other one number at a time:
- *
- *     vectors    [row / VL][column][row % VL]
- *     numbers    [row / NC_TILE][column][row % NC_TILE]
- *
- * so that both are read from end to end. With L > 1 the columns arrive as rows of lanes, and are
- * transposed in blocks of VL x VL when they are pushed.
+ * Tiles hold x and g as [row / VL][column][row % VL]: VL rows of a column next to each other,
+ * because then a block of outputs is accumulated in registers without a sum across lanes, and the
+ * block reads its panels from end to end. One side (x or g, the one that fills its vectors better)
+ * is read as vectors, the other one number at a time. With L > 1 the columns arrive as rows of
+ * lanes, and are transposed in blocks of VL x VL when they are pushed.
  *
  * All sums are functions of the sequence of pushes alone. Lanes that are held have g = 0 and a
- * finite x. */
+ * finite x.
+ *
+ * One long file: the layouts differ in how they push and flush, and share everything else. */
 
 #ifndef NC_PANEL_MODES
 #define NC_PANEL_MODES
-enum { NC_PANEL_LANE_SUMS, NC_PANEL_SUMS, NC_PANEL_TILES_G, NC_PANEL_TILES_X };
+enum { NC_PANEL_LANE_SUMS, NC_PANEL_SUMS, NC_PANEL_TILES };
 #endif
-#define NC_MODE(panel) (panel)->unused /* TILES_G: g is read as vectors; TILES_X: x is */
+#define NC_MODE(panel) (panel)->unused
 
-#define NC_TILE (VL > 8 ? VL : 8)
-/* Columns summed in the element type: 512 bytes a row. */
-#define NC_MAX_COLUMNS ((int64_t)(512 / sizeof(REAL)))
+/* Columns that are summed in the element type. Tiles: 512 bytes a row, which is 128 terms of a sum
+ * in float32. Lane sums: 64 terms a lane. */
+#define NC_TILE_COLUMNS ((int64_t)(512 / sizeof(REAL)))
+#define NC_LANE_COLUMNS ((int64_t)(64 * VL))
 
 /* ---- Transposition of VL x VL ---------------------------------------------------------------- */
 
@@ -151,43 +150,64 @@ NC_INLINE VF FN(column_vector)(const FN(nc_columns) *x, int64_t r, int64_t w, in
 
 /* ---- Lane sums ------------------------------------------------------------------------------- */
 
-/* s[k*J + j] += x[k] g[j], lane by lane, over the n columns of group o from w on. */
-static void FN(push_lane_sums)(const FN(nc_columns) *x, const FN(nc_columns) *g, int64_t o,
-                               int64_t w, int64_t n, REAL *s)
+/* s[a*a_step + b*b_step] += x[a] y[b] for A rows of x and B rows of y, over n columns: one vector
+ * of them, or two at a time. */
+NC_INLINE void FN(rank_one)(const int two, int64_t A, int64_t B, const REAL *x, const REAL *y,
+                            int64_t W, REAL *s, int64_t a_step, int64_t b_step)
 {
-    const int64_t K = x->R, J = g->R;
-    if (x->kind == NC_LANE && g->kind == NC_LANE) {
-        for (int64_t c = 0; c < n;) {
-            const REAL *xc = x->p + o * K * x->W + w + c;
-            const int two = c + 2 * VL <= n;
-            REAL *to = s;
-            for (int64_t k = 0; k < K; k++, xc += x->W) {
-                const REAL *gc = g->p + o * J * g->W + w + c;
-                const VF x0 = vload(xc);
-                if (two) {
-                    const VF x1 = vload(xc + VL);
-                    for (int64_t j = 0; j < J; j++, to += VL, gc += g->W)
-                        vstore(to, vfma(x1, vload(gc + VL), vfma(x0, vload(gc), vload(to))));
-                } else {
-                    for (int64_t j = 0; j < J; j++, to += VL, gc += g->W)
-                        vstore(to, vfma(x0, vload(gc), vload(to)));
-                }
-            }
-            c += two ? 2 * VL : VL;
-        }
-        return;
-    }
-    for (int64_t k = 0; k < K; k++)
-        for (int64_t j = 0; j < J; j++) {
-            REAL *to = s + (k * J + j) * VL;
-            VF sum = vload(to);
-            for (int64_t c = w; c < w + n; c += VL) {
-                const VF gc = FN(column_vector)(g, o * J + j, c, VL);
-                sum = x->kind == NC_ABSENT ? sum + gc
-                                           : vfma(FN(column_vector)(x, o * K + k, c, VL), gc, sum);
-            }
+    for (; A > 0; A--, x += W, s += a_step) {
+        const VF x0 = vload(x), x1 = two ? vload(x + VL) : x0;
+        const REAL *yb = y;
+        REAL *to = s;
+        for (int64_t b = 0; b < B; b++, yb += W, to += b_step) {
+            VF sum = vfma(x0, vload(yb), vload(to));
+            if (two)
+                sum = vfma(x1, vload(yb + VL), sum);
             vstore(to, sum);
         }
+    }
+}
+
+/* s[k*J + j] += x[k] g[j], lane by lane, over the n columns of group o from w on. */
+static NC_APART void FN(push_lane_sums)(const FN(nc_columns) *x, const FN(nc_columns) *g,
+                                        int64_t o, int64_t w, int64_t n, REAL *s)
+{
+    const int64_t K = x->R, J = g->R, W = g->W;
+    const REAL *gp = g->p + o * J * W + w;
+    if (x->kind == NC_ABSENT && g->kind == NC_LANE) {
+        for (int64_t j = 0; j < J; j++, gp += W, s += VL) {
+            VF sum = vload(s);
+            for (int64_t c = 0; c < n; c += VL)
+                sum = sum + vload(gp + c);
+            vstore(s, sum);
+        }
+    } else if (x->kind == NC_LANE && g->kind == NC_LANE) {
+        const REAL *xp = x->p + o * K * W + w;
+        for (int64_t c = 0; c < n;) { /* the longer side is the inner loop */
+            const int two = c + 2 * VL <= n;
+            if (K <= J && two)
+                FN(rank_one)(1, K, J, xp + c, gp + c, W, s, J * VL, VL);
+            else if (K <= J)
+                FN(rank_one)(0, K, J, xp + c, gp + c, W, s, J * VL, VL);
+            else if (two)
+                FN(rank_one)(1, J, K, gp + c, xp + c, W, s, VL, J * VL);
+            else
+                FN(rank_one)(0, J, K, gp + c, xp + c, W, s, VL, J * VL);
+            c += two ? 2 * VL : VL;
+        }
+    } else {
+        for (int64_t k = 0; k < K; k++)
+            for (int64_t j = 0; j < J; j++, s += VL) {
+                VF sum = vload(s);
+                for (int64_t c = w; c < w + n; c += VL) {
+                    const VF gc = FN(column_vector)(g, o * J + j, c, VL);
+                    sum = x->kind == NC_ABSENT
+                              ? sum + gc
+                              : vfma(FN(column_vector)(x, o * K + k, c, VL), gc, sum);
+                }
+                vstore(s, sum);
+            }
+    }
 }
 
 /* acc[i] += the sum of s[i] over its lanes, for VL outputs at once. */
@@ -214,7 +234,8 @@ static void FN(flush_lane_sums)(int64_t n, const REAL *s, double *acc)
 
 /* ---- Sums of one sample's rows --------------------------------------------------------------- */
 
-static void FN(push_sums)(const FN(nc_columns) *g, int64_t o, int64_t w, int64_t n, REAL *s)
+static NC_APART void FN(push_sums)(const FN(nc_columns) *g, int64_t o, int64_t w, int64_t n,
+                                   REAL *s)
 {
     const int64_t J = g->R;
     if (g->kind == NC_LANE && g->W == 1) {
@@ -233,46 +254,61 @@ static void FN(push_sums)(const FN(nc_columns) *g, int64_t o, int64_t w, int64_t
 
 /* ---- Tiles ----------------------------------------------------------------------------------- */
 
-/* Puts n columns of group o, from w on, into a side of a panel, at column col. */
-static void FN(push_tiles)(const FN(nc_columns) *x, int64_t o, int64_t w, int64_t n, REAL *side,
-                           int64_t block, int64_t cap, int64_t col)
+/* Puts m columns of VL rows, each given as a vector, into a panel. */
+NC_INLINE void FN(store_columns)(REAL *to, VF *v, int m)
 {
-    const int64_t R = x->R;
-    for (int64_t r0 = 0; r0 < R; r0 += VL) {
-        REAL *to = side + (r0 / block * cap + col) * block + r0 % block;
-        const int64_t left = R - r0;
-        if (x->W == 1 && x->kind == NC_LANE) {
-            const REAL *p = x->p + o * R + r0;
-            vstore(to, left >= VL ? vload(p) : vload_n(p, (int)left));
-            continue;
-        }
-        /* Below the last row stands a copy of it, which takes part in no output. */
-        for (int64_t c = 0; c < n; c += VL) {
-            const int m = n - c < VL ? (int)(n - c) : VL;
-            VF v[VL];
-            if (x->kind == NC_LANE && m == VL && left >= VL) {
-                const REAL *p = x->p + (o * R + r0) * x->W + w + c;
+    FN(transpose)(v);
 #pragma GCC unroll 16
-                for (int q = 0; q < VL; q++)
-                    v[q] = vload(p + q * x->W);
-            } else {
-                for (int q = 0; q < VL; q++)
-                    v[q] = FN(column_vector)(x, o * R + (q < left ? r0 + q : R - 1), w + c, m);
-            }
-            FN(transpose)(v);
-            if (m == VL) {
-#pragma GCC unroll 16
-                for (int q = 0; q < VL; q++)
-                    vstore(to + (c + q) * block, v[q]);
-            } else {
-                for (int q = 0; q < m; q++)
-                    vstore(to + (c + q) * block, v[q]);
-            }
-        }
-    }
+    for (int q = 0; q < VL; q++)
+        if (q < m)
+            vstore(to + q * VL, v[q]);
 }
 
-/* out[row][vector] = sum over n columns of number[row] * vector; the vectors stand `step` apart. */
+/* The same from rows of any kind, and where fewer than VL rows or columns are left. Below the last
+ * row stands a copy of it, which takes part in no output. */
+static NC_APART void FN(push_block)(const FN(nc_columns) *x, int64_t row, int64_t last, int64_t w,
+                                    int m, REAL *to)
+{
+    VF v[VL];
+    for (int q = 0; q < VL; q++)
+        v[q] = FN(column_vector)(x, row + q < last ? row + q : last, w, m);
+    FN(store_columns)(to, v, m);
+}
+
+/* Puts n columns of group o, from w on, into a side of a panel; to: where its first row and the
+ * first of these columns stand, step: from VL rows to the next. */
+static NC_APART void FN(push_tiles)(const FN(nc_columns) *x, int64_t o, int64_t w, int64_t n,
+                                    REAL *to, int64_t step)
+{
+    const int64_t R = x->R, W = x->W;
+    int64_t r = 0;
+    if (x->kind == NC_LANE && W == 1) {
+        const REAL *p = x->p + o * R;
+        for (; r + VL <= R; r += VL, to += step)
+            vstore(to, vload(p + r));
+        if (r < R)
+            vstore(to, FN(load_head)(p + r, (int)(R - r)));
+        return;
+    }
+    if (x->kind == NC_LANE && n % VL == 0)
+        for (; r + VL <= R; r += VL, to += step) {
+            const REAL *p = x->p + (o * R + r) * W + w;
+            for (int64_t c = 0; c < n; c += VL) {
+                const REAL *row = p + c;
+                VF v[VL];
+#pragma GCC unroll 16
+                for (int q = 0; q < VL; q++, row += W)
+                    v[q] = vload(row);
+                FN(store_columns)(to + c * VL, v, VL);
+            }
+        }
+    for (; r < R; r += VL, to += step)
+        for (int64_t c = 0; c < n; c += VL)
+            FN(push_block)(x, o * R + r, o * R + R - 1, w + c, n - c < VL ? (int)(n - c) : VL,
+                           to + c * VL);
+}
+
+/* out[row][vector] = sum over n columns of number[row] * vector. */
 #define NC_TILE_ARGS int64_t n, const REAL *numbers, const REAL *vectors, int64_t step, REAL *out
 typedef void (*FN(nc_tile_block))(NC_TILE_ARGS);
 
@@ -281,7 +317,7 @@ typedef void (*FN(nc_tile_block))(NC_TILE_ARGS);
 #define NC_TX(v, r) const VF x##v = vload(vectors + v * step);
 #define NC_TSTEP_V(v, r) s##r##_##v = vfma(w##r, x##v, s##r##_##v);
 #define NC_TSTEP(r, VECS)                                                                          \
-    const VF w##r = vset1(numbers[r]);                                                             \
+    const VF w##r = vset1(numbers[r / VL * step + r % VL]);                                        \
     VECS(NC_TSTEP_V, r)
 #define NC_TSTORE_V(v, r) vstore(out + (r * nv + v) * VL, s##r##_##v);
 #define NC_TSTORE(r, VECS) VECS(NC_TSTORE_V, r)
@@ -290,8 +326,8 @@ typedef void (*FN(nc_tile_block))(NC_TILE_ARGS);
     static void FN(NAME)(NC_TILE_ARGS)                                                             \
     {                                                                                              \
         enum { nv = NV };                                                                          \
-        NC_ROWS_##MR(NC_TINIT, NC_VECS_##NV)                                                       \
-        for (int64_t c = 0; c < n; c++, numbers += NC_TILE, vectors += VL) {                       \
+        NC_ROWS_##MR(NC_TINIT, NC_VECS_##NV) (void)step;                                           \
+        for (int64_t c = 0; c < n; c++, numbers += VL, vectors += VL) {                            \
             NC_VECS_##NV(NC_TX, 0) NC_ROWS_##MR(NC_TSTEP, NC_VECS_##NV)                            \
         }                                                                                          \
         NC_ROWS_##MR(NC_TSTORE, NC_VECS_##NV)                                                      \
@@ -306,9 +342,9 @@ NC_TILE_BLOCK(tile_2x3, 2, 3)
 NC_TILE_BLOCK(tile_4x1, 4, 1)
 NC_TILE_BLOCK(tile_4x2, 4, 2)
 NC_TILE_BLOCK(tile_4x3, 4, 3)
+NC_TILE_BLOCK(tile_8x1, 8, 1)
 #if NC_VBYTES == 64 || defined(NC_NEON)
 #define NC_TILE_ROWS 8
-NC_TILE_BLOCK(tile_8x1, 8, 1)
 NC_TILE_BLOCK(tile_8x2, 8, 2)
 NC_TILE_BLOCK(tile_8x3, 8, 3)
 #else
@@ -320,7 +356,21 @@ NC_TILE_BLOCK(tile_8x3, 8, 3)
 #define NC_TILE_VECTORS 3
 #endif
 
-static void FN(flush_tiles)(const nc_panel *panel, const REAL *buf, double *acc)
+/* acc[r*row + c*col] += sums[r][c], r < rows, c < columns; the rows of sums are `width` apart. */
+static void FN(add_tile)(double *acc, int64_t row, int64_t col, const REAL *sums, int64_t rows,
+                         int64_t columns, int64_t width)
+{
+    for (; rows > 0; rows--, acc += row, sums += width) {
+        int64_t c = 0;
+        if (col == 1)
+            for (; c + VL <= columns; c += VL)
+                vacc_f64(acc + c, vload(sums + c));
+        for (; c < columns; c++)
+            acc[c * col] += (double)sums[c];
+    }
+}
+
+static NC_APART void FN(flush_tiles)(const nc_panel *panel, const REAL *buf, double *acc)
 {
     static const FN(nc_tile_block) blocks[][4] = {
         [1] = {NULL, FN(tile_1x1), FN(tile_1x2), FN(tile_1x3)},
@@ -328,47 +378,36 @@ static void FN(flush_tiles)(const nc_panel *panel, const REAL *buf, double *acc)
         [4] = {NULL, FN(tile_4x1), FN(tile_4x2), FN(tile_4x3)},
 #if NC_TILE_ROWS == 8
         [8] = {NULL, FN(tile_8x1), FN(tile_8x2), FN(tile_8x3)},
+#else
+        [8] = {NULL, FN(tile_8x1)},
 #endif
     };
-    const int g_vectors = NC_MODE(panel) == NC_PANEL_TILES_G;
+    const int64_t K = panel->K, J = panel->J, step = (int64_t)panel->cap * VL;
+    const int g_vectors = (J + VL - 1) / VL * K <= (K + VL - 1) / VL * J;
     const REAL *numbers = buf + (g_vectors ? panel->x_off : panel->g_off);
     const REAL *vectors = buf + (g_vectors ? panel->g_off : panel->x_off);
-    const int64_t R = g_vectors ? panel->K : panel->J, C = g_vectors ? panel->J : panel->K;
-    const int64_t cap = panel->cap;
-    const int64_t n_vectors = (C + VL - 1) / VL;
-    const int64_t n = (n_vectors + NC_TILE_VECTORS - 1) / NC_TILE_VECTORS;
-    const int64_t low = n_vectors / n, higher = n_vectors % n;
-    REAL out[NC_TILE_ROWS * NC_TILE_VECTORS * VL];
+    const int64_t R = g_vectors ? K : J, C = g_vectors ? J : K;
+    const int64_t row = g_vectors ? J : 1, col = g_vectors ? 1 : J;
+    REAL sums[(NC_TILE_ROWS * NC_TILE_VECTORS > 8 ? NC_TILE_ROWS * NC_TILE_VECTORS : 8) * VL];
 
-    for (int64_t i = 0, v0 = 0; i < n; i++) {
-        const int64_t nv = low + (i < higher);
-        int64_t rows = NC_TILE_ROWS;
-        for (int64_t r0 = 0; r0 < R; r0 += rows) {
-            while (rows > R - r0)
+    for (int64_t c = 0; c < C;) {
+        const int64_t nv = FN(next_block)((C - c + VL - 1) / VL, NC_TILE_VECTORS);
+        const int64_t columns = C - c < nv * VL ? C - c : nv * VL;
+        int64_t rows = nv == 1 ? 8 : NC_TILE_ROWS;
+        for (int64_t r = 0; r < R; r += rows) {
+            while (rows > R - r)
                 rows /= 2;
-            blocks[rows][nv](panel->fill, numbers + r0 / NC_TILE * NC_TILE * cap + r0 % NC_TILE,
-                             vectors + v0 * cap * VL, cap * VL, out);
-            for (int64_t r = 0; r < rows; r++)
-                for (int64_t v = 0; v < nv; v++) {
-                    const REAL *sum = out + (r * nv + v) * VL;
-                    const int64_t c = (v0 + v) * VL, m = C - c < VL ? C - c : VL;
-                    if (!g_vectors)
-                        for (int64_t q = 0; q < m; q++)
-                            acc[(c + q) * R + r0 + r] += (double)sum[q];
-                    else if (m == VL)
-                        vacc_f64(acc + (r0 + r) * C + c, vload(sum));
-                    else
-                        for (int64_t q = 0; q < m; q++)
-                            acc[(r0 + r) * C + c + q] += (double)sum[q];
-                }
+            blocks[rows][nv](panel->fill, numbers + r / VL * step + r % VL, vectors, step, sums);
+            FN(add_tile)(acc + r * row + c * col, row, col, sums, rows, columns, nv * VL);
         }
-        v0 += nv;
+        c += nv * VL;
+        vectors += nv * step;
     }
 }
 
 /* ---- The sink -------------------------------------------------------------------------------- */
 
-static void FN(flush_one)(nc_sinks *sinks, nc_panel *panel)
+static NC_APART void FN(flush_one)(nc_sinks *sinks, nc_panel *panel)
 {
     const REAL *buf = sinks->buf;
     double *acc = sinks->acc + panel->acc_off;
@@ -394,7 +433,7 @@ static void FN(op_acc)(NC_KERNEL_ARGS)
     const int64_t cap = panel->cap;
     const FN(nc_columns) g = FN(columns_of)(in->b, base, L, J, I);
     FN(nc_columns) x = {NULL, K, I, L, W, NC_ABSENT};
-    const int mode = NC_MODE(panel), g_vectors = mode == NC_PANEL_TILES_G;
+    const int mode = NC_MODE(panel);
     (void)ipool;
     if (panel->has_x)
         x = FN(columns_of)(in->a, base, L, K, I);
@@ -414,8 +453,8 @@ static void FN(op_acc)(NC_KERNEL_ARGS)
                 FN(push_sums)(&g, o, w, n, buf + panel->x_off);
                 break;
             default:
-                FN(push_tiles)(&x, o, w, n, buf + panel->x_off, g_vectors ? NC_TILE : VL, cap, fill);
-                FN(push_tiles)(&g, o, w, n, buf + panel->g_off, g_vectors ? VL : NC_TILE, cap, fill);
+                FN(push_tiles)(&x, o, w, n, buf + panel->x_off + fill * VL, cap * VL);
+                FN(push_tiles)(&g, o, w, n, buf + panel->g_off + fill * VL, cap * VL);
             }
             panel->fill += (int32_t)n;
             w += n;
@@ -432,10 +471,10 @@ static __attribute__((unused)) void FN(panel_flush)(nc_sinks *sinks)
             FN(flush_one)(sinks, sinks->panels + i);
 }
 
-/* Elements of one side of a panel of tiles, in whole cache lines. */
-NC_INLINE int64_t FN(side_size)(int64_t rows, int64_t block, int64_t cap)
+/* Elements of a part of a panel with so many rows of `width`, in whole vectors and cache lines. */
+NC_INLINE int64_t FN(part_size)(int64_t rows, int64_t width)
 {
-    return ((rows + block - 1) / block * block * cap + 15) / 16 * 16;
+    return ((rows + VL - 1) / VL * VL * width + 15) / 16 * 16;
 }
 
 /* Fills the panels of a program, one for each acc instruction, for runs with L lanes. Returns the
@@ -451,39 +490,36 @@ static __attribute__((unused)) size_t FN(panel_layout)(const nc_program *p, int6
         nc_panel *panel = panels + in->panel;
         const int has_x = in->a.kind != NC_ABSENT;
         const int64_t K = has_x ? in->p[1] : 1, J = in->p[2];
-        /* A whole number of runs where they fit, so that a run's columns are not split. */
-        const int64_t run = (int64_t)in->p[0] * in->p[3] * L;
-        const int64_t cap = run < NC_MAX_COLUMNS ? NC_MAX_COLUMNS / run * run : NC_MAX_COLUMNS;
         int mode;
         if (L == 1 && !has_x)
             mode = NC_PANEL_SUMS;
         else if (L > 1 && (!has_x || K * J <= 4 * (K + J))) /* measured: where both cost the same */
             mode = NC_PANEL_LANE_SUMS;
-        else /* the side that leaves fewer lanes of its vectors empty */
-            mode = (J + VL - 1) / VL * K <= (K + VL - 1) / VL * J ? NC_PANEL_TILES_G
-                                                                  : NC_PANEL_TILES_X;
+        else
+            mode = NC_PANEL_TILES;
+        /* A whole number of runs where they fit, so that a run's columns are not split. */
+        const int64_t run = (int64_t)in->p[0] * in->p[3] * L;
+        const int64_t most = mode == NC_PANEL_LANE_SUMS ? NC_LANE_COLUMNS : NC_TILE_COLUMNS;
+        const int64_t cap = run < most ? most / run * run : most;
         *panel = (nc_panel){.K = (int32_t)K, .J = (int32_t)J, .cap = (int32_t)cap, .fill = 0,
                             .acc_off = in->aux, .has_x = has_x};
         NC_MODE(panel) = mode;
         panel->x_off = panel->g_off = size;
-        switch (mode) {
-        case NC_PANEL_LANE_SUMS: /* flushed by VL outputs */
-            size += FN(side_size)(K * J, VL, VL);
-            break;
-        case NC_PANEL_SUMS:
-            size += FN(side_size)(J, 1, 1);
-            break;
-        default:
-            panel->g_off += FN(side_size)(K, mode == NC_PANEL_TILES_G ? NC_TILE : VL, cap);
-            size = panel->g_off + FN(side_size)(J, mode == NC_PANEL_TILES_G ? VL : NC_TILE, cap);
+        if (mode == NC_PANEL_LANE_SUMS)
+            size += FN(part_size)(K * J, VL);
+        else if (mode == NC_PANEL_SUMS)
+            size += FN(part_size)(J, 1);
+        else {
+            panel->g_off += FN(part_size)(K, cap);
+            size = panel->g_off + FN(part_size)(J, cap);
         }
     }
     return (size_t)size;
 }
 
 #undef NC_MODE
-#undef NC_TILE
-#undef NC_MAX_COLUMNS
+#undef NC_TILE_COLUMNS
+#undef NC_LANE_COLUMNS
 #undef NC_SHUFFLE
 #undef NC_LO_1
 #undef NC_HI_1

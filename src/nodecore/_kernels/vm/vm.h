@@ -25,17 +25,27 @@ static __attribute__((unused)) void FN(vm_run)(const nc_program *p, REAL *const 
 {
     /* Calls, not one function with a switch: kernels of one function would have their constants
      * hoisted out of the dispatch loop and spilled by the compiler. */
-    static const FN(nc_kernel) table[NC_N_OPS] = {
+    static const FN(nc_kernel) tile[NC_N_OPS] = {
 #define UNARY(name) [NC_OP_##name] = FN(op_##name),
-#define BINARY(name) UNARY(name)
-#define TERNARY(name) UNARY(name)
-#define OTHER(name) UNARY(name)
+#define BINARY(name) [NC_OP_##name] = FN(op_##name),
+#define TERNARY(name) [NC_OP_##name] = FN(op_##name),
+#define OTHER(name) [NC_OP_##name] = FN(op_##name),
+#include "../ops.def"
+#undef UNARY
+#undef BINARY
+#undef TERNARY
+    };
+    static const FN(nc_kernel) single[NC_N_OPS] = {
+#define UNARY(name) [NC_OP_##name] = FN(single_##name),
+#define BINARY(name) [NC_OP_##name] = FN(single_##name),
+#define TERNARY(name) [NC_OP_##name] = FN(single_##name),
 #include "../ops.def"
 #undef UNARY
 #undef BINARY
 #undef TERNARY
 #undef OTHER
     };
+    const FN(nc_kernel) *const table = L == 1 ? single : tile;
     const int32_t *ipool = p->ipool;
     const nc_instr *const end = p->code + p->n_instr;
     for (const nc_instr *in = p->code; in < end; in++)
@@ -43,3 +53,5 @@ static __attribute__((unused)) void FN(vm_run)(const nc_program *p, REAL *const 
 }
 
 #undef NC_KERNEL_ARGS
+#undef NC_KERNEL_UNUSED
+#undef NC_APART
