@@ -333,4 +333,7 @@ def plan_for(adjoint: Adjoint, counts: Callable[[], Any]) -> Plan:
         return Plan(
             Discrete(), None, text=f"continuous, {adjoint.mode}: every forward step is kept"
         )
-    return Plan(adjoint, counts() if adjoint.limited else None)
+    return Plan(adjoint, counts()) if adjoint.limited else _UNLIMITED
+
+
+_UNLIMITED = Plan(Discrete(), None)

@@ -149,6 +149,9 @@ def solve(
     if sig is not None and plan.times_ok(t):
         # seen before: only values can be wrong, and those the kernels look at
         flat = y0.reshape(sig.like.y0_shape)
+        if sig.keep:  # what a backward pass reads is the solution's own
+            flat, t, leaves = flat.copy(), t.copy(), [p.copy() for p in leaves]
+            params = tree.unflatten(treedef, leaves)
         if not flat.flags.c_contiguous:
             flat = np.ascontiguousarray(flat)
         state = State(flat, tree.LEAF, *sig.like[1:])
@@ -162,18 +165,19 @@ def solve(
             y0, t, args, leaves, treedef, batch, method, rtol, atol, dt, steps, first_step,
             max_step, max_steps, controller, adjoint, tstops, dense, on_failure,
         )  # fmt: skip
+        if sig.keep:
+            given = _own(given)
+            params = tree.unflatten(treedef, given.params)
         simple = given.when.form == "shared" and given.state.y0.dtype == given.state.dtypes[0]
         if key is not None and simple and type(tstops) is bool:
             _signatures.get(key, lambda: sig)
     if deadline is not None:
         deadline = _inputs.number("deadline", deadline, infinite=True)
-    if sig.keep:
-        given = _own(given)
     inputs = Inputs(
         field,
         sig.method,
         given,
-        params if not sig.keep else tree.unflatten(treedef, given.params),
+        params,
         sig.control,
         stop_times,
         sig.options,

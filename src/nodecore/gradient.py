@@ -200,7 +200,7 @@ def shaped(
     t: Any,
     pull: OpaquePull | None,
 ) -> Gradient:
-    """Flat cotangents in the shapes and dtypes of what was given; ``t`` is rows, or how to get it."""
+    """Flat cotangents in the shapes and dtypes of what was given; ``t``: rows, or how to get it."""
     state = given.state
     if state.treedef == tree.LEAF and state.dtypes[0] == y0_bar.dtype:
         y0 = y0_bar.reshape(y0_bar.shape[:1] * state.batched + state.shapes[0])
@@ -208,16 +208,15 @@ def shaped(
         y0 = _as_given(
             state.split(y0_bar if state.batched else y0_bar[0]), state.treedef, state.dtypes
         )
-    params_bar: list[Array] = []
-    if pull is not None:
-        params_bar = pull.params_bar
-    elif params_flat is not None:
-        start = 0
-        for p in given.params:
-            params_bar.append(params_flat[start : start + p.size].reshape(p.shape))
-            start += p.size
     params = None
     if given.params_treedef is not None:
+        params_bar = [] if pull is None else pull.params_bar
+        if params_flat is not None:
+            start = 0
+            for p in given.params:
+                end = start + p.size
+                params_bar.append(params_flat[start:end].reshape(p.shape))
+                start = end
         leaves = [
             x if p.dtype == x.dtype else np.asarray(x, p.dtype if p.dtype.kind == "f" else x.dtype)
             for x, p in zip(params_bar, given.params, strict=True)
