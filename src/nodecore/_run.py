@@ -233,21 +233,21 @@ def _opaque(inputs: Inputs) -> tuple[tuple[Any, Any], OpaquePull | None]:
 
     if isinstance(inputs.adjoint, Continuous):
         raise InputError(
-            f"the opaque field {fun.__name__} cannot be traced, which the continuous adjoint needs: "
-            'use adjoint="discrete" with a vjp'
+            f"the opaque field {fun.__name__} cannot be traced, which the continuous adjoint "
+            'needs: use adjoint="discrete" with a vjp'
         )
     if fun.vjp is None:
         if inputs.adjoint is not None:
             raise InputError(
-                f"the opaque field {fun.__name__} has no vjp, so its solution has no gradient: pass "
-                "nc.opaque(fun, vjp=...) or adjoint=None"
+                f"the opaque field {fun.__name__} has no vjp, so its solution has no gradient: "
+                "pass nc.opaque(fun, vjp=...) or adjoint=None"
             )
         return (call, None), None
     pull = OpaquePull(fun.vjp, params, given, args_for)
     return (call, pull), pull
 
 
-# ---- Running a grid again -------------------------------------------------------------------------
+# ---- Running a grid again ------------------------------------------------------------------------
 
 
 def replay(
@@ -405,7 +405,8 @@ def interpolate(old: Inputs, steps: tuple[Array, ...], t: Any) -> Any:
 def within_steps(old: Inputs, steps: tuple[Array, ...], which: Array, t: Array) -> Array:
     """The dense output (n, D) of the steps ``which`` at times ``t``.
 
-    One run of one step a step that is used, from its stored start; its outputs in the order of time.
+    One run of one step for each step that is used, from its stored start; its outputs in the order
+    of time.
     """
     given = old.given
     state = given.state

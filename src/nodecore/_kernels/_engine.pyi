@@ -16,11 +16,10 @@ _Ints: TypeAlias = npt.NDArray[np.int64]
 # of an opaque field: (times, states, samples), and for its pullback also the cotangents
 _Field: TypeAlias = Callable[[_Floats, _Array, _Ints], _Array]
 _Pull: TypeAlias = Callable[[_Floats, _Array, _Ints, _Array], _Array]
-# (lanes, chunk bounds, bytes of a checkpoint, of an entry besides, of all samples' values) to each
-# chunk's (kind, slots, steps, segment)
-_Plan: TypeAlias = Callable[
-    [int, list[int], int, int, int], Sequence[tuple[int, int, int, int]] | None
-]
+# (lanes, chunk bounds, bytes of a checkpoint, of a record besides, of all samples' values) to each
+# chunk's (kind, slots, steps, segment), and the bytes for step traces
+_Chunks: TypeAlias = Sequence[tuple[int, int, int, int]]
+_Plan: TypeAlias = Callable[[int, list[int], int, int, int], tuple[_Chunks | None, int]]
 # offsets, starts, sizes, coefficients (pieces, degree + 1, rows)
 _Curve: TypeAlias = tuple[_Array, ...]
 
@@ -127,8 +126,9 @@ class Run:
         dy: _Array,
         n_threads: int,
         grid_rule: int,
+        want_t: bool = False,
         progress: Callable[[float], object] | None = None,
-    ) -> tuple[_Array, _Array | None, _Floats, _Floats, tuple[int, float] | None]: ...
+    ) -> tuple[_Array, _Array | None, _Floats | None, _Floats, tuple[int, float] | None]: ...
     def all_ok(self) -> bool: ...
     def storage_bytes(self) -> int: ...
     def recomputed_steps(self) -> int: ...

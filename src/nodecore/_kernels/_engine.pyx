@@ -19,7 +19,6 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-import os
 from threading import Lock
 
 import numpy as np
@@ -337,8 +336,8 @@ def run_program(code, ipool, int rf_rows, dict spaces, int64_t L, str isa, acc=N
 
 
 def schedule_first_sweep(int kind, int64_t slots, int64_t n, int64_t segment, bint known):
-    """The slot that each step of a first sweep is kept in (-1: none), and what is left at its end, as
-    pairs (step, slot): for the test against schedule.py."""
+    """The slot that each step of a first sweep is kept in (-1: none), and what is left at its end,
+    as pairs (step, slot): for the test against schedule.py."""
     cdef nc_schedule c
     cdef int64_t i
     if nc_schedule_init(&c, kind, slots, n if known else 0, segment):
@@ -396,9 +395,9 @@ cdef class _Opaque:
 
 
 cdef object _active(const double *t, const int64_t *sample, const uint8_t *active, int64_t L):
-    cdef list lanes = [l for l in range(L) if active[l]]
-    cdef object times = np.array([t[<int64_t> l] for l in lanes])
-    return lanes, times, np.array([sample[<int64_t> l] for l in lanes], np.int64)
+    cdef list lanes = [lane for lane in range(L) if active[lane]]
+    cdef object times = np.array([t[<int64_t> lane] for lane in lanes])
+    return lanes, times, np.array([sample[<int64_t> lane] for lane in lanes], np.int64)
 
 
 cdef int _opaque_field(void *ctx, const nc_problem *p, int64_t L, const double *t, const void *y,
@@ -506,8 +505,8 @@ cdef class Fields:
         T.n_stages, T.n_step = m.n_stages, m.n_step_stages
         T.degree = m.P.shape[1]
         T.adaptive = m.b_err is not None
-        T.A, T.b, T.c = <const double *> _ptr(m.A), <const double *> _ptr(m.b), <const double *> _ptr(m.c)
-        T.P = <const double *> _ptr(m.P)
+        T.A, T.b = <const double *> _ptr(m.A), <const double *> _ptr(m.b)
+        T.c, T.P = <const double *> _ptr(m.c), <const double *> _ptr(m.P)
         T.b_err = <const double *> _ptr(m.b_err)
         T.b_err2 = <const double *> _ptr(m.b_err2)
         self.proto.method = T
@@ -529,7 +528,8 @@ cdef class Fields:
         memset(at + n * self.itemsize, 0, 64 * self.itemsize)
         cdef Py_ssize_t off = self.params_off
         for leaf in leaves:
-            if leaf.dtype is not self.dtype and leaf.dtype != self.dtype or not leaf.flags.c_contiguous:
+            same = leaf.dtype is self.dtype or leaf.dtype == self.dtype
+            if not same or not leaf.flags.c_contiguous:
                 leaf = np.ascontiguousarray(leaf, self.dtype)
             _copy_into(at + off * self.itemsize, leaf.nbytes, leaf)
             off += leaf.size
@@ -628,10 +628,11 @@ cdef class Run:
                 nc_record_free(&self.records[i])
             free(self.records)
 
-    def __init__(self, Fields fields, uniform, tuple inputs, tuple control, object keep, opaque=None,
-                 curve=None):
-        """keep: None, or the plan of the record: a function of (lanes, chunk bounds, dim, bytes of a
-        number, bytes kept besides) that gives for each chunk (kind, slots, steps, segment).
+    def __init__(self, Fields fields, uniform, tuple inputs, tuple control, object keep,
+                 opaque=None, curve=None):
+        """keep: None, or the plan of the record: a function of (lanes, chunk bounds, bytes of a
+        checkpoint, of a record besides, of all samples' values) that gives for each chunk (kind,
+        slots, steps, segment), or None, and the bytes for step traces.
 
         inputs: (y0, args, t, t_off, out_off, stops, stop_off, grid, grid_h, grid_off, out_step);
         curve: None, or (offsets, starts, sizes, coefficients (pieces, degree + 1, rows)).
@@ -714,7 +715,9 @@ cdef class Run:
                 nc_record_overhead(p.tile, p.dim, self.be.real_bytes), self.sample_values.nbytes,
             )
             for i, (kind, slots, n, segment) in enumerate(plans or ()):
-                if kind != NC_KEEP_ALL and nc_record_limit(&self.records[i], kind, slots, n, segment):
+                if kind == NC_KEEP_ALL:
+                    continue
+                if nc_record_limit(&self.records[i], kind, slots, n, segment):
                     raise MemoryError("nodecore: out of memory")
 
             if fields.has_adjoint and p.opaque_field == NULL and trace_bytes > 0:
@@ -759,7 +762,7 @@ cdef class Run:
             self._take_failed()
 
     cdef int _take_failed(self) except -1:
-        """The kernels leave a failed sample's last state in its first output that was not reached."""
+        """The kernels leave a failed sample's last state in its first output not reached."""
         failed = np.flatnonzero((self.status != 0) & (self.status != NC_EVENT))
         first = np.asarray(self.inputs[4])[failed] + self.ints[3, failed]
         short = first < np.asarray(self.inputs[4])[failed + 1]
@@ -785,12 +788,13 @@ cdef class Run:
         cdef nc_problem *p = &own
         cdef const nc_backend *be = self.be
         cdef nc_backward g
-        cdef int n = n_threads if p.opaque_field == NULL and p.n_chunks > 1 and not nc_forked() else 1
-        cdef int64_t B = p.batch, chunks = p.n_chunks
+        cdef bint alone = p.opaque_field != NULL or p.n_chunks <= 1 or nc_forked()
+        cdef int n = 1 if alone else n_threads
+        cdef int64_t B = p.batch, chunks = p.n_chunks, n_args = self.fields.n_args
         cdef _Watch watch = _Watch(progress)
         memset(&g, 0, sizeof(g))
         y0_bar = np.empty((B, p.dim), self.fields.dtype)
-        args_bar = np.zeros((B, self.fields.n_args), self.fields.dtype) if self.fields.n_args else None
+        args_bar = np.zeros((B, n_args), self.fields.dtype) if n_args else None
         t_bar = np.zeros(p.out_off[B]) if want_t else None
         acc = np.empty((chunks, p.acc_size))
         cdef int64_t bad[64]
@@ -866,7 +870,8 @@ cdef class Run:
 
     def steps(self):
         """Every accepted step: arrays (sample, first output behind its start, on_stop, t, h, t_new,
-        y), sorted by sample and time; on_stop: 1 if the step ends on a stop, 2 if it starts there."""
+        y), sorted by sample and time; on_stop: 1 if the step ends on a stop, 2 if it starts on one.
+        """
         cdef int64_t i, j, L
         cdef nc_record *r
         cdef nc_record whole
@@ -906,7 +911,8 @@ cdef object _entry(char *e, nc_record *r, int64_t L, dtype):
     flags = view(r.off_flags, np.uint8, 1)
     on = np.flatnonzero(flags & 1)
     y = view(r.off_y, dtype, r.dim).reshape(r.dim, L)
-    return (view(0, np.int32, 1)[on].astype(np.int64), view(r.off_q, np.int32, 1)[on].astype(np.int64),
+    sample, q = view(0, np.int32, 1)[on], view(r.off_q, np.int32, 1)[on]
+    return (sample.astype(np.int64), q.astype(np.int64),
             flags[on] >> 3 & 3, view(r.off_t, np.float64, 1)[on], view(r.off_h, np.float64, 1)[on],
             view(r.off_t_new, np.float64, 1)[on], y[:, on].T.copy())
 
