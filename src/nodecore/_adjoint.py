@@ -256,16 +256,14 @@ class Plan:
             traces = 0
         if a.memory is not None:
             budget = parse_bytes(a.memory)
-            traces = min(traces, budget // 4)
-            budget -= traces
-            share = (budget - besides) // n_chunks - overhead
-            if share < checkpoint:
-                least = besides + n_chunks * (overhead + checkpoint)
-                least += -(-least // 3) if traces else 0  # a quarter is for traces
+            least = besides + n_chunks * (overhead + checkpoint)
+            if budget < least:
                 raise InputError(
                     f"memory={a.memory!r} is too small: one checkpoint for each of the {n_chunks} "
                     f"chunks of {lanes} lanes needs {least} bytes"
                 )
+            traces = min(traces, budget // 4, budget - least)
+            share = (budget - traces - besides) // n_chunks - overhead
         plans: list[ChunkPlan] = []
         predicted = 0
         for lo, hi in zip(bounds[:-1], bounds[1:], strict=True):

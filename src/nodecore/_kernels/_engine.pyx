@@ -779,6 +779,8 @@ cdef class Run:
             raise error
         if stop == NC_STOP_MEMORY:
             raise MemoryError("nodecore: out of memory")
+        if stop == NC_STOP_CALLBACK:
+            raise RuntimeError("nodecore: a step could not be made again from its checkpoint")
         return 0
 
     def backward(self, dy, int n_threads, int grid_rule, bint want_t=False, progress=None):

@@ -103,7 +103,7 @@ static int64_t segment_slots(const nc_schedule *c, int64_t start)
 
 static int64_t place_binomial(nc_schedule *c, int64_t i)
 {
-    if (i != c->next)
+    if (i != c->next || i >= c->n) /* n may be off by one, where rounding decides */
         return -1;
     int64_t start = i / c->segment * c->segment;
     int64_t end = start + c->segment < c->n ? start + c->segment : c->n;
@@ -185,21 +185,23 @@ void nc_schedule_close(nc_schedule *c, int64_t n)
     c->n = n;
     if (c->segment == 0 || c->segment > n)
         c->segment = n;
-    if (c->kind != NC_KEEP_ONLINE)
-        return;
-    /* merge the two lists, both ascending, from the end: the result fits in step and slot */
-    int64_t h = c->n_hard, s = c->n_soft;
-    c->n_kept = h + s;
-    for (int64_t j = c->n_kept - 1; s > 0; j--) {
-        if (h > 0 && c->step[h - 1] > c->soft_step[s - 1]) {
-            c->step[j] = c->step[--h];
-            c->slot[j] = c->slot[h];
-        } else {
-            c->step[j] = c->soft_step[--s];
-            c->slot[j] = c->soft_slot[s];
+    if (c->kind == NC_KEEP_ONLINE) {
+        /* merge the two lists, both ascending, from the end: the result fits in step and slot */
+        int64_t h = c->n_hard, s = c->n_soft;
+        c->n_kept = h + s;
+        for (int64_t j = c->n_kept - 1; s > 0; j--) {
+            if (h > 0 && c->step[h - 1] > c->soft_step[s - 1]) {
+                c->step[j] = c->step[--h];
+                c->slot[j] = c->slot[h];
+            } else {
+                c->step[j] = c->soft_step[--s];
+                c->slot[j] = c->soft_slot[s];
+            }
         }
+        c->n_hard = c->n_soft = 0;
     }
-    c->n_hard = c->n_soft = 0;
+    while (c->n_kept && c->step[c->n_kept - 1] >= n)
+        nc_schedule_drop(c); /* the state before a step that no lane ended up making */
 }
 
 void nc_schedule_drop(nc_schedule *c)
