@@ -182,6 +182,7 @@ INTERRUPT = """
         sent.append(time.perf_counter())
         os.kill(os.getpid(), signal.SIGINT)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by jobs in the background
     timer = threading.Timer(0.3, interrupt)
     timer.start()
     try:
