@@ -732,10 +732,10 @@ cdef class Run:
         cdef int64_t v = self.be.vector_lanes, L, chunks, most
         if self.p.opaque_field != NULL:
             return (B + v - 1) // v * v, 1
-        L = 1 if B <= 2 else v if B < 4 * v else 2 * v
+        L = 1 if B <= 2 else v if B < 8 * v else 2 * v
         if not keep:
             return L, 1
-        chunks = min(max(B // (4 * L) if L > 1 else B, 1), 64)
+        chunks = min(max(B // (2 * L) if L > 1 else B, 1), 64)
         most = max(32 * 1024 * 1024 // (8 * max(self.p.acc_size, 1)), 1)
         return L, min(chunks, most)
 

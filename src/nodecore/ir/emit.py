@@ -135,6 +135,9 @@ class _Emitter:
     def spread(self, node: Node, n: int) -> _Place:
         """The node as an elementwise operand of ``n`` rows."""
         place = self.at(node)
+        if n == 1:  # one row: the kernels' fast kinds
+            one = Kind.LANE if place.kind in (Kind.LANE, Kind.ROW) else Kind.USC
+            return _Place(place.root, place.off, one)
         if node.n == n or place.kind in (Kind.ROW, Kind.USC):
             return place
         return _Place(place.root, place.off, Kind.ROW if place.kind is Kind.LANE else Kind.USC)
