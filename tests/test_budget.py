@@ -40,7 +40,7 @@ def test_the_bits_of_keeping_everything(method, dtype):
     for i, (grid, options) in enumerate(grids_of(method).items()):
         if "rtol" in options:
             options = {**options, "rtol": 1e-4, "atol": 1e-4}
-        options["method"] = method
+        options = {**options, "method": method}
         case = CASES[FIELDS[i % len(FIELDS)]]
         times = list(TIMES)[i % len(TIMES)]
         whole = solve(case, TIMES[times], dtype, **options)
