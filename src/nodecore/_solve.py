@@ -90,8 +90,9 @@ def solve(
         How gradients will be computed; None: no gradient, nothing is kept. "discrete" keeps every
         step, "auto" at most a quarter of the memory that the process may use.
     tstops : bool, (K,) array or list of B arrays
-        False: outputs are interpolated; True: steps end on them. Times: steps end there and the
-        next one starts with a fresh evaluation that sees the right-hand limit.
+        False: outputs are interpolated; True: steps end on them. Times, such as those of jumps of
+        the field: steps end there seeing the limit from behind, and the next one starts with a
+        fresh evaluation that sees the limit ahead (so at ``t[0]`` and ``t[-1]`` too).
     dense : bool
         Keep the steps, so that ``sol(t)`` gives the state at any time.
     on_failure : {"raise", "mark"}

@@ -5,6 +5,7 @@
     structs.h solve.h backend.h    plain C: programs; a solve; what a variant offers
     simd/                          vectors and vector maths
     vm/                            evaluates programs for a tile of samples
+    linalg/                        LU of a tile's matrices
     methods/                       steps and reverses a tile
     lanes/                         gives samples to lanes, records, walks back
     variant.h, variant_*.c         all of these templates for one ISA, float64 and float32
@@ -24,6 +25,7 @@ from ._engine import (
     Fields,
     Run,
     isas_available,
+    lu,
     openmp,
     run_program,
     schedule_first_sweep,
@@ -37,6 +39,7 @@ __all__ = [
     "Run",
     "elementwise",
     "isas_available",
+    "lu",
     "openmp",
     "run_program",
     "schedule_first_sweep",

@@ -37,6 +37,15 @@ def run_program(
     isa: str,
     acc: _Floats | None = None,
 ) -> None: ...
+def lu(
+    M: _Array,
+    b: _Array,
+    isa: str,
+    transposed: bool = False,
+    hg: _Array | None = None,
+    again: _Array | None = None,
+    mask: _Array | None = None,
+) -> tuple[_Array, npt.NDArray[np.bool_], _Array]: ...
 def schedule_first_sweep(
     kind: int, slots: int, n: int, segment: int, known: bool
 ) -> tuple[list[int], list[tuple[int, int]]]: ...

@@ -207,6 +207,9 @@ cdef extern from "backend.h":
         int (*forward)(nc_problem *, int, double, void **) noexcept nogil
         void (*backward)(nc_problem *, nc_backward *, int) noexcept nogil
         int (*unroll)(nc_problem *, int64_t, nc_record *) noexcept nogil
+        size_t (*lu_work)(int64_t, int64_t) noexcept nogil
+        void (*lu)(void *, const void *, const void *, const void *, void *, int32_t *, void *, void *,
+                   int64_t, int64_t, uint8_t *, int) noexcept nogil
     ctypedef struct nc_variant:
         const char *name
         const nc_backend *f64
@@ -333,6 +336,37 @@ def run_program(code, ipool, int rf_rows, dict spaces, int64_t L, str isa, acc=N
     sinks.n_panels = int(code[:, 15].max()) + 1 if p.n_instr else 0
     be.run(&p, base, L, &sinks)
     be.panel_flush(&sinks)
+
+
+def lu(M, b, str isa, bint transposed=False, hg=None, again=None, mask=None):
+    """Solves M x = b (or M^T x = b) for a batch by the tile kernels of one ISA: x, singular,
+    residual. An entry for tests.
+
+    M is (B, D, D), b (B, D). With `hg` (B,) the matrices are I - hg M. With `again` (B, D, D) and
+    `mask` (B,), the masked samples are factored a second time. One sample is a tile of one lane;
+    more fill whole vectors, the last lanes with copies of the last sample.
+    """
+    cdef const nc_backend *be = _backend(isa, M.dtype.itemsize == 4)
+    cdef int64_t B = M.shape[0], D = M.shape[1], VL = be.vector_lanes
+    cdef int64_t L = 1 if B == 1 else (B + VL - 1) // VL * VL
+    lanes = np.minimum(np.arange(L), B - 1)
+
+    def tile(a):
+        return np.ascontiguousarray(a.astype(M.dtype, copy=False)[lanes].reshape(L, -1).T)
+
+    matrices, x = tile(M), tile(b)
+    residual, flags = np.empty_like(x), np.empty(L, np.uint8)
+    factors = np.empty(be.lu_work(D, L), M.dtype)
+    pivots = np.empty(D * L, np.int32)
+    h = None if hg is None else tile(hg)
+    second = None if again is None else tile(again)
+    bits = None
+    if again is not None:
+        bits = -mask[lanes].astype(np.int64 if M.dtype.itemsize == 8 else np.int32)
+    be.lu(_ptr(matrices), NULL if h is None else _ptr(h), NULL if second is None else _ptr(second),
+          NULL if bits is None else _ptr(bits), _ptr(factors), <int32_t *> _ptr(pivots), _ptr(x),
+          _ptr(residual), D, L, <uint8_t *> _ptr(flags), transposed)
+    return x.T[:B].copy(), flags[:B].astype(bool), residual.T[:B].copy()
 
 
 def schedule_first_sweep(int kind, int64_t slots, int64_t n, int64_t segment, bint known):

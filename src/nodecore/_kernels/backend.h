@@ -17,6 +17,11 @@ typedef struct {
     void (*backward)(nc_problem *p, nc_backward *b, int leader);
     /* Every entry of a chunk whose record has a limit; non-zero when memory is out. */
     int (*unroll)(nc_problem *p, int64_t chunk, nc_record *out);
+    size_t (*lu_work)(int64_t D, int64_t L);
+    /* For tests: factors M, or I - hg M where hg is given, then `again` in the masked lanes, if given;
+     * solves; r = b - M x for the matrices that were factored last (M is overwritten with them). */
+    void (*lu)(void *M, const void *hg, const void *again, const void *mask, void *lu, int32_t *piv,
+               void *b, void *r, int64_t D, int64_t L, uint8_t *singular, int transposed);
 } nc_backend;
 
 typedef struct {

@@ -241,7 +241,8 @@ void nc_record_keep_traces(nc_record *r, int64_t stages, int64_t res_rows, int64
     r->trace_bytes = stages * r->trace_stage_bytes;
     if (r->trace_bytes <= 0)
         return;
-    r->traces_per_block = TRACE_BLOCK_BYTES / r->trace_bytes;
+    r->traces_per_block =
+        (bytes < TRACE_BLOCK_BYTES ? bytes : TRACE_BLOCK_BYTES) / (r->trace_bytes + 8);
     if (r->traces_per_block < 1)
         r->traces_per_block = 1;
     int64_t blocks = bytes / (r->traces_per_block * r->trace_bytes + (int64_t)sizeof(char *));

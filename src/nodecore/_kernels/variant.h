@@ -35,7 +35,8 @@ enum { VECTOR_BYTES = NC_VBYTES };
         .isa = NC_TEXT(NC_ISA_NAME), .real_bytes = bytes, .vector_lanes = VECTOR_BYTES / bytes,    \
         .run = run_##suffix, .panel_layout = panel_layout_##suffix,                                \
         .panel_flush = panel_flush_##suffix, .forward = guarded_forward_##suffix,                  \
-        .backward = guarded_backward_##suffix, .unroll = guarded_unroll_##suffix                   \
+        .backward = guarded_backward_##suffix, .unroll = guarded_unroll_##suffix,                  \
+        .lu_work = lu_work_##suffix, .lu = guarded_lu_##suffix                                     \
     }
 
 const nc_backend NC_PASTE(nc_backend_f64_, NC_ISA_NAME) = NC_BACKEND(f64, 8);

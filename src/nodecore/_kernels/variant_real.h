@@ -1,4 +1,5 @@
 /* The engine's templates for one element type, and their entry points. */
+#include "linalg/lu.h"
 #include "lanes/tile.h"
 #include "methods/rk.h"
 #include "lanes/tile_memory.h"
@@ -39,6 +40,24 @@ static void FN(guarded_backward)(nc_problem *p, nc_backward *g, int leader)
     NC_FP_RESTORE;
 }
 
+static void FN(guarded_lu)(void *M, const void *hg, const void *again, const void *mask, void *lu,
+                           int32_t *piv, void *b, void *r, int64_t D, int64_t L, uint8_t *singular,
+                           int transposed)
+{
+    NC_FP_GUARD;
+    memcpy(r, b, (size_t)(D * L) * sizeof(REAL));
+    FN(lu_identity)(lu, piv, D, L, NULL);
+    if (hg)
+        FN(newton_matrix)(M, hg, M, D, L);
+    FN(lu_factor)(M, lu, piv, D, L, NULL, singular);
+    if (again) {
+        FN(lu_factor)(again, lu, piv, D, L, mask, singular);
+        FN(select_lanes)(M, again, mask, D * D, L);
+    }
+    (transposed ? FN(lu_solve_t) : FN(lu_solve))(lu, piv, b, D, L, NULL);
+    FN(lu_residual)(M, b, r, r, D, L, transposed);
+    NC_FP_RESTORE;
+}
 static int FN(guarded_unroll)(nc_problem *p, int64_t chunk, nc_record *out)
 {
     NC_FP_GUARD;
