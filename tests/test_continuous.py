@@ -377,3 +377,13 @@ def test_pickled():
 def test_impossible_options(options):
     with pytest.raises(nc.InputError):
         nc.Continuous(**options)
+
+
+def test_coarse_fixed_steps_are_not_taken_for_damped_modes():
+    sol = nc.solve(
+        lambda t, y, k: np.stack([y[1], -k * np.sin(y[0])]), [1.0, 0.0], [0.0, 1.0, 2.0], 2.0,
+        method="rk4", steps=4, adjoint=nc.Continuous("backsolve"),
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sol.vjp(np.ones((3, 2)))

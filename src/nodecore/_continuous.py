@@ -97,7 +97,7 @@ class Backward:
             inner = _run.within_steps(self.inputs, self.steps, which, t[:, 1:].reshape(-1))
             values[:, 1:] = inner.reshape(len(t_n), degree, self.dim)
         fit = np.linalg.inv(np.vander(theta, increasing=True))
-        coef = np.einsum("kj,njd->nkd", fit, values.astype(np.float64))
+        coef = np.matmul(fit, values)
         count = np.bincount(sample, minlength=self.B)
         ends = np.cumsum(count)
         return (
@@ -274,7 +274,8 @@ class Backward:
         if drift[0] > _DRIFT:
             warnings.warn(
                 f"backsolve: sample {drift[1]}: solving y backwards missed the state at t = "
-                f"{drift[2]:.6g} by {drift[0]:.2g} tolerances, so the gradient is wrong: {_DAMPED}",
+                f"{drift[2]:.6g} by {drift[0]:.2g} tolerances, so the gradient cannot be trusted: "
+                + _DAMPED,
                 PrecisionWarning,
                 stacklevel=4,  # the caller of vjp
             )
@@ -305,7 +306,12 @@ class Backward:
     def _drift(self, back: Array, rows: Array) -> tuple[float, int, float]:
         """(size, sample, time) of the largest difference to the forward solution, in tolerances."""
         y = self.run.y[rows].astype(np.float64)
-        scale = self.atol + max(self.rtol, self.inputs.options.get("rtol") or 0.0) * np.abs(y)
+        size, atol, rtol = np.abs(y), self.atol, self.rtol
+        if self.inputs.control[0] == ADAPTIVE:
+            rtol = max(rtol, self.inputs.options.get("rtol") or 0.0)
+        else:  # the error of fixed steps is not known: only large differences mean something
+            rtol, atol = max(rtol, 1e-5), max(atol, 1e-5 * float(np.sqrt(np.mean(y**2))))
+        scale = atol + rtol * size
         drift = np.sqrt(np.mean(((back - y) / scale) ** 2, axis=1))
         worst = int(np.argmax(drift))
         row = rows[worst]
