@@ -2,7 +2,8 @@
 
 The interval between two outputs that have a cotangent is one solve of the batch, from its later end
 to its earlier one; at an output lambda gains its cotangent. y(t) is a polynomial a forward step,
-looked up by the kernels.
+looked up by the kernels. (One file, though long: the curve, the backward solves and the quadrature
+are steps of one computation and share its state.)
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ _ROOTS = np.sqrt(3 / 7 + np.array([2, -2]) / 7 * math.sqrt(6 / 5))
 _NODES = (1 + np.concatenate([-_ROOTS, _ROOTS[::-1]])) / 2
 _WEIGHTS = (18 + np.array([-1, 1, 1, -1]) * math.sqrt(30)) / 72
 
-# Backward steps that wait for their quadrature, at most: many at once share the cost of the call.
+# Backward steps that wait for their quadrature, at most, and forward steps whose polynomials are
+# held at once, unless one interval has more: many at once share the cost of a call.
 _WAITING = 4096
+_WINDOW = 8192
 
 # backsolve: how far y may drift from what was solved, in tolerances, before a warning
 _DRIFT = 1e3
@@ -41,6 +44,18 @@ _DAMPED = (
     "modes that are damped forwards grow backwards, at the rate of their damping. Use "
     'nc.Continuous("gauss") or the discrete adjoint'
 )
+
+
+def _last_before(start: Array, size: Array, ranges: Array, t: Array) -> Array:
+    """For each time the last of the pieces in its range (n, 2) that starts there or before."""
+    first, last = ranges[:, 0], ranges[:, 1] - 1
+    sign = np.sign(size[first])
+    while (first < last).any():
+        middle = (first + last + 1) // 2
+        before = sign * (t - start[middle]) >= 0
+        first = np.where(before, middle, first)
+        last = np.where(before, last, middle - 1)
+    return first
 
 
 class Backward:
@@ -73,7 +88,10 @@ class Backward:
         self.t = given.when.t[given.when.t_off[self.owner] + place]
         solved = np.array([Status(int(s)).ok for s in run.status])
         self.reached = place < np.where(solved, run.ints[3], 0)[self.owner]
-        self.curve = None if spec.mode == "backsolve" else self._curve()
+        sample = steps[0]
+        count = np.bincount(sample, minlength=self.B)
+        self.ranges = np.cumsum(count)[:, None] - np.stack([count, 0 * count], axis=1)
+        self.curve: tuple[Array, ...] | None = None
         size = self.dim
         if spec.mode != "gauss":
             size += self.n_params + self.n_args
@@ -83,9 +101,16 @@ class Backward:
 
     # ---- the forward solution as a function of time -------------------------------------------
 
-    def _curve(self) -> tuple[Array, ...]:
-        """y(t) as polynomials in theta, one a forward step: ranges, starts, sizes, coefficients."""
-        sample, _, _, t_n, h, t_end, y_n = self.steps
+    def _curve(self, begin: Array, end: Array) -> tuple[Array, ...]:
+        """y(t) as polynomials in theta, one a forward step: ranges, starts, sizes, coefficients.
+
+        Of sample b the steps begin[b] to end[b] - 1.
+        """
+        count = end - begin
+        last = np.cumsum(count)
+        index = np.repeat(end - last, count) + np.arange(last[-1])
+        steps = tuple([column[index] for column in self.steps])
+        _, _, _, t_n, h, t_end, y_n = steps
         degree = self.inputs.method.P.shape[1]
         theta = (1 - np.cos(np.pi * np.arange(degree + 1) / degree)) / 2
         t = t_n[:, None] + h[:, None] * theta
@@ -94,34 +119,55 @@ class Backward:
         values[:, 0] = y_n
         if len(t_n):
             which = np.repeat(np.arange(len(t_n)), degree)
-            inner = _run.within_steps(self.inputs, self.steps, which, t[:, 1:].reshape(-1))
+            inner = _run.within_steps(self.inputs, steps, which, t[:, 1:].reshape(-1))
             values[:, 1:] = inner.reshape(len(t_n), degree, self.dim)
         fit = np.linalg.inv(np.vander(theta, increasing=True))
-        coef = np.matmul(fit, values)
-        count = np.bincount(sample, minlength=self.B)
-        ends = np.cumsum(count)
         return (
-            np.ascontiguousarray(np.stack([ends - count, ends], axis=1), np.int64),
+            np.ascontiguousarray(np.stack([last - count, last], axis=1), np.int64),
             np.ascontiguousarray(t_n),
             np.ascontiguousarray(h),
-            np.ascontiguousarray(coef, self.dtype),
+            np.ascontiguousarray(np.matmul(fit, values), self.dtype),
+        )
+
+    def _windows(self, dy: Array) -> Iterator[list[tuple[Array, Array, Array]]]:
+        """Groups of successive intervals; meanwhile ``curve`` covers those of the group."""
+        group: list[tuple[Array, Array, Array]] = []
+        begin, end = np.zeros((2, self.B), np.int64)
+        for who, later, earlier in self._intervals(dy):
+            low, high = self._piece(earlier), self._piece(later) + 1
+            more = int(np.sum(np.where(begin[who] < end[who], begin[who], high) - low))
+            if group and int(np.sum(end - begin)) + more > _WINDOW:
+                self._hold(begin, end)
+                yield group
+                group = []
+                begin[:] = end[:] = 0
+            fresh = begin[who] == end[who]
+            begin[who], end[who] = low, np.where(fresh, high, end[who])
+            group.append((who, later, earlier))
+        if group:
+            self._hold(begin, end)
+            yield group
+
+    def _hold(self, begin: Array, end: Array) -> None:
+        if self.spec.mode != "backsolve":
+            self.curve = self._curve(begin, end)
+            self.template = replace(self.template, curve=self.curve)
+
+    def _piece(self, rows: Array) -> Array:
+        """The forward step at whose start, or behind it, these outputs are."""
+        return _last_before(
+            self.steps[3], self.steps[4], self.ranges[self.owner[rows]], self.t[rows]
         )
 
     def _curve_at(self, sample: Array, t: Array) -> Array:
         """y (n, D) of the samples (n,) at the times (n,), as the kernels look it up."""
         assert self.curve is not None
         ranges, start, size, coef = self.curve
-        first, last = ranges[sample, 0], ranges[sample, 1] - 1
-        sign = np.sign(size[first])
-        while (first < last).any():  # the last piece that starts at t or before
-            middle = (first + last + 1) // 2
-            before = sign * (t - start[middle]) >= 0
-            first = np.where(before, middle, first)
-            last = np.where(before, last, middle - 1)
-        theta = ((t - start[first]) / size[first])[:, None]
-        out: Array = coef[first, -1].astype(np.float64)
+        piece = _last_before(start, size, ranges[sample], t)
+        theta = ((t - start[piece]) / size[piece])[:, None]
+        out: Array = coef[piece, -1].astype(np.float64)
         for k in range(coef.shape[1] - 2, -1, -1):
-            out = out * theta + coef[first, k]
+            out = out * theta + coef[piece, k]
         return out
 
     # ---- the backward solves ------------------------------------------------------------------
@@ -255,22 +301,25 @@ class Backward:
         mu = np.zeros((self.B, self.n_params + self.n_args), self.dtype)
         sums = _Quadrature(self, scale) if mode == "gauss" else None
         drift: tuple[float, int, float] = (0.0, 0, 0.0)
-        for who, later, earlier in self._intervals(dy):
-            lam[who] += small[later]
-            ends = np.stack([self.t[later], self.t[earlier]], axis=1)
+        for group in self._windows(dy):
+            for who, later, earlier in group:
+                lam[who] += small[later]
+                ends = np.stack([self.t[later], self.t[earlier]], axis=1)
+                if sums is not None:
+                    made = self._solve(who, lam[who], ends)
+                    lam[who] = made.y[1::2]
+                    sums.add(who, made)
+                    continue
+                parts = [lam[who], mu[who]]
+                if mode == "backsolve":
+                    parts.insert(0, self.run.y[later])
+                end = self._solve(who, np.concatenate(parts, axis=1), ends).y[1::2]
+                if mode == "backsolve":
+                    drift = max(drift, self._drift(end[:, :D], earlier))
+                    end = end[:, D:]
+                lam[who], mu[who] = end[:, :D], end[:, D:]
             if sums is not None:
-                made = self._solve(who, lam[who], ends)
-                lam[who] = made.y[1::2]
-                sums.add(who, made)
-                continue
-            parts = [lam[who], mu[who]]
-            if mode == "backsolve":
-                parts.insert(0, self.run.y[later])
-            end = self._solve(who, np.concatenate(parts, axis=1), ends).y[1::2]
-            if mode == "backsolve":
-                drift = max(drift, self._drift(end[:, :D], earlier))
-                end = end[:, D:]
-            lam[who], mu[who] = end[:, :D], end[:, D:]
+                sums.flush()  # while the curve is there
         if drift[0] > _DRIFT:
             warnings.warn(
                 f"backsolve: sample {drift[1]}: solving y backwards missed the state at t = "
@@ -353,9 +402,10 @@ class _Quadrature:
         sample, *rest = made.steps()
         self.waiting.append((who[sample], *rest))
         if sum(len(s[0]) for s in self.waiting) > _WAITING:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Evaluate the integrals over the steps that wait."""
         waiting, self.waiting = self.waiting, []
         if not sum(len(s[0]) for s in waiting):
             return
@@ -413,7 +463,6 @@ class _Quadrature:
 
     def finish(self) -> tuple[Array | None, Array]:
         """The cotangents of params (flat) and of args (B, n)."""
-        self._flush()
         back = self.back
         fields, uniform, given = back.run.fields, back.run.uniform, back.inputs.given
         args_bar = np.zeros((back.B, back.n_args), back.dtype)
