@@ -10,6 +10,7 @@
     lanes/                         gives samples to lanes, records, walks back
     variant.h, variant_*.c         all of these templates for one ISA, float64 and float32
     dispatch.c                     which variant; the clock, work spaces, records
+    schedule.c                     which steps keep their state
     _engine.pyx                    the boundary, and the parallel loop
 
 Only :mod:`nodecore.plan` imports this package (and tests).
