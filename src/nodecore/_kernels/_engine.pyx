@@ -208,8 +208,8 @@ cdef extern from "backend.h":
         void (*backward)(nc_problem *, nc_backward *, int) noexcept nogil
         int (*unroll)(nc_problem *, int64_t, nc_record *) noexcept nogil
         size_t (*lu_work)(int64_t, int64_t) noexcept nogil
-        void (*lu)(void *, const void *, const void *, const void *, void *, int32_t *, void *, void *,
-                   int64_t, int64_t, uint8_t *, int) noexcept nogil
+        void (*lu)(void *, const void *, const void *, const void *, void *, int32_t *, void *,
+                   void *, int64_t, int64_t, uint8_t *, int) noexcept nogil
     ctypedef struct nc_variant:
         const char *name
         const nc_backend *f64
