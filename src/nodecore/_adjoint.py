@@ -222,10 +222,14 @@ def _cache_bytes() -> int:
     """Step traces are worth keeping while they stay in the last-level cache: half of it."""
     global _cache
     if _cache is None:
-        size = 0
-        for name in ("SC_LEVEL3_CACHE_SIZE", "SC_LEVEL2_CACHE_SIZE"):
-            if not size and hasattr(os, "sysconf") and name in os.sysconf_names:
-                size = os.sysconf(name)
+        size = 16 << 20
+        for level in (3, 2):
+            try:
+                with open(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size") as f:
+                    size = parse_bytes(f.read().replace("K", " KiB").replace("M", " MiB"))
+                break
+            except (OSError, InputError):
+                pass
         _cache = min(max(size // 2, 2 << 20), 32 << 20)
     return _cache
 

@@ -205,7 +205,7 @@ cdef extern from "backend.h":
         size_t (*panel_layout)(const nc_program *, int64_t, nc_panel *) noexcept nogil
         void (*panel_flush)(nc_sinks *) noexcept nogil
         int (*forward)(nc_problem *, int, double, void **) noexcept nogil
-        void (*backward)(nc_problem *, nc_backward *, int) noexcept nogil
+        int (*backward)(nc_problem *, nc_backward *, int, double) noexcept nogil
         int (*unroll)(nc_problem *, int64_t, nc_record *) noexcept nogil
         size_t (*lu_work)(int64_t, int64_t) noexcept nogil
         void (*lu)(void *, const void *, const void *, const void *, void *, int32_t *, void *,
@@ -783,7 +783,7 @@ cdef class Run:
         p.deadline = nc_now() + deadline
         p.poll, p.poll_ctx = _poll, <void *> watch
         with nogil:
-            if be.forward(p, 1, 100e-6 if n > 1 else 0, &state):
+            if be.forward(p, 1, 200e-6 if n > 1 else 0, &state):
                 with parallel(num_threads=n):
                     if threadid() == 0:
                         be.forward(p, 1, 0, &state)
@@ -847,15 +847,13 @@ cdef class Run:
         p.poll, p.poll_ctx = _poll, <void *> watch
         self.lock.acquire()  # checkpoints move while the record is walked
         with nogil:
-            if n > 1:
+            if be.backward(p, &g, 1, 200e-6 if n > 1 else 0):
                 with parallel(num_threads=n):
                     if threadid() == 0:
-                        be.backward(p, &g, 1)
+                        be.backward(p, &g, 1, 0)
                         nc_wait(p, _team() - 1)
                     else:
                         _follow_back(be, p, &g)
-            else:
-                be.backward(p, &g, 1)
         self.lock.release()
         self._raise(p.stop, watch)
         for i in range(chunks):
@@ -975,5 +973,5 @@ cdef void _follow(const nc_backend *be, nc_problem *p) noexcept nogil:
 
 
 cdef void _follow_back(const nc_backend *be, nc_problem *p, nc_backward *g) noexcept nogil:
-    be.backward(p, g, 0)
+    be.backward(p, g, 0, 0)
     nc_thread_done(&p.n_done)

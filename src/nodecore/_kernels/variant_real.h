@@ -33,11 +33,12 @@ static int FN(guarded_forward)(nc_problem *p, int leader, double pause_after, vo
     return paused;
 }
 
-static void FN(guarded_backward)(nc_problem *p, nc_backward *g, int leader)
+static int FN(guarded_backward)(nc_problem *p, nc_backward *g, int leader, double pause_after)
 {
     NC_FP_GUARD;
-    FN(backward)(p, g, leader);
+    int paused = FN(backward)(p, g, leader, pause_after);
     NC_FP_RESTORE;
+    return paused;
 }
 
 static void FN(guarded_lu)(void *M, const void *hg, const void *again, const void *mask, void *lu,

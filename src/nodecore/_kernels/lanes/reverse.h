@@ -575,8 +575,10 @@ static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
     FN(panel_flush)(&s->sample_sinks);
 }
 
-static void FN(backward)(nc_problem *p, nc_backward *g, int leader)
+static int FN(backward)(nc_problem *p, nc_backward *g, int leader, double pause_after)
 {
+    double pause_at = pause_after > 0 ? nc_now() + pause_after : HUGE_VAL;
+    int paused = 0;
     int64_t samples = (p->batch + p->n_chunks - 1) / p->n_chunks + 1;
     nc_panel few[64], *probe_panels = few;
     int64_t n_panels = p->n_panels > p->n_sample_panels ? p->n_panels : p->n_sample_panels;
@@ -584,7 +586,7 @@ static void FN(backward)(nc_problem *p, nc_backward *g, int leader)
         probe_panels = malloc((size_t)n_panels * sizeof(nc_panel));
     if (!probe_panels) {
         p->stop = NC_STOP_MEMORY;
-        return;
+        return 0;
     }
     size_t elems = FN(panel_layout)(&p->reverse, p->tile, probe_panels);
     size_t sample_elems = FN(panel_layout)(&p->sample_reverse, p->tile, probe_panels);
@@ -600,7 +602,7 @@ static void FN(backward)(nc_problem *p, nc_backward *g, int leader)
         nc_arena_get(head + FN(back_memory)(&probe, NULL, samples, elems, sample_elems) + 256);
     if (!arena) {
         p->stop = NC_STOP_MEMORY;
-        return;
+        return 0;
     }
     s = (FN(back) *)arena;
     *s = probe;
@@ -619,6 +621,11 @@ static void FN(backward)(nc_problem *p, nc_backward *g, int leader)
         FN(back_chunk)(s, g, chunk);
         if (s->tile.failed)
             p->stop = NC_STOP_CALLBACK;
+        if (pause_at < HUGE_VAL && nc_now() > pause_at && g->next < p->n_chunks) {
+            paused = 1;
+            break;
+        }
     }
     nc_arena_put(arena);
+    return paused;
 }
