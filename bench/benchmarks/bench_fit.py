@@ -1,31 +1,30 @@
 """Training."""
 
-import numpy as np
+import cases
 
 import nodecore as nc
 
-from .bench_solve import spiral
+from . import choose
 
 
-class SpiralFit:
-    """S8: 200 updates of Adam on the spiral of S1, full batch, float64."""
+class Fit:
+    """S8: 200 updates of Adam, full batch, float64."""
 
     def setup(self):
-        self.field, self.y0, self.t, _, self.options = spiral(np.dtype("float64"))
-        t = np.array([[-0.1, 2.0], [-2.0, -0.1]])
-        exact = nc.solve(lambda _, y: y**3 @ t, self.y0, self.t, rtol=1e-9)
-        self.target = exact.y
-        self.params = nc.nn.MLP([2, 50, 2]).init(seed=1)
+        choose(nc.show_config()["isa"])
+        self.case = cases.get("S8")
+        self.field = nc.field(cases.numpy_field(self.case))
 
     def time_200_updates(self):
+        case = self.case
         nc.fit(
             self.field,
-            self.params,
-            self.y0,
-            self.t,
-            self.target,
-            optimizer=nc.optim.Adam(1e-2),
-            steps=200,
-            solve=self.options,
+            case.weights,
+            case.y0,
+            case.t,
+            case.target,
+            optimizer=nc.optim.Adam(case.learning_rate),
+            steps=case.updates,
+            solve={"method": case.method, "rtol": case.rtol, "atol": case.atol},
             progress=False,
         )

@@ -1,91 +1,87 @@
-"""Forward solves, and gradients of a mean square in all weights."""
+"""Forward solves: the cases of the comparison, and dim x batch."""
 
+import cases
 import numpy as np
 
 import nodecore as nc
 
+from . import ISAS, choose
 
-class _Case:
-    """Subclasses give `problem(dtype)` -> (field, y0, t, params, options)."""
+CASES = ["S1", "S2", "S3a", "S4", "S5-1e3", "S7"]
 
-    params = (["float32", "float64"],)
-    param_names = ("dtype",)
 
-    def setup(self, dtype):
-        field, y0, t, params, self.options = self.problem(np.dtype(dtype))
-        self.problem_args = (nc.field(field), y0.astype(dtype), t, params)
-        self.target = np.zeros_like(self.solve().y)
+class Problem:
+    """A case's arguments of `nodecore.solve`."""
+
+    def __init__(self, name, dtype):
+        self.case = case = cases.get(name)
+        self.field = nc.field(cases.numpy_field(case))
+        self.y0 = case.y0.astype(dtype)
+        self.target = None if case.target is None else case.target.astype(dtype)
+        if len(self.y0) == 1:
+            self.y0, self.target = self.y0[0], self.target[0]
+        self.weights = {k: v.astype(dtype) for k, v in case.weights.items()}
+        self.options = {"method": case.method}
+        if case.adaptive:
+            self.options |= {"rtol": case.rtol, "atol": case.atol}
+        else:
+            self.options["steps"] = case.steps
 
     def solve(self, **options):
-        return nc.solve(*self.problem_args, **self.options, **options)
+        return nc.solve(self.field, self.y0, self.case.t, self.weights, **self.options, **options)
 
-    def time_solve(self, dtype):
-        self.solve()
-
-    def time_gradient(self, dtype):
-        self.solve(adjoint="discrete").value_and_grad(nc.losses.mse, self.target)
-
-    def track_steps(self, dtype):
-        return int(np.sum(self.solve().stats.accepted))
-
-    def track_storage_bytes(self, dtype):
-        return self.solve(adjoint="discrete").stats.storage_bytes
+    def gradient(self, **options):
+        sol = self.solve(**{"adjoint": "discrete"} | options)
+        if self.target is None:
+            return sol.value_and_grad(cases.negative_log_likelihood)
+        return sol.value_and_grad(nc.losses.mse, self.target)
 
 
-def spiral(dtype):
-    """y' = mlp(y^3), 2-50-2, with weights near those of the spiral it is trained on."""
-    net = nc.nn.MLP([2, 50, 2])
-    params = net.init(seed=0, dtype=dtype)
-    # least squares for the last layer: the field y^3 @ A on random states
-    rng = np.random.default_rng(0)
-    y = rng.uniform(-1.5, 1.5, size=(2000, 2)) ** 3
-    hidden = np.tanh(y @ params["W1"] + params["b1"])
-    wanted = y @ np.array([[-0.1, 2.0], [-2.0, -0.1]])
-    params["W2"] = np.linalg.lstsq(hidden, wanted, rcond=None)[0].astype(dtype)
-    y0 = rng.uniform(-1.4, 1.4, size=(20, 2))
-    options = {"method": "dopri5", "rtol": 1e-7, "atol": 1e-9}
-    return lambda t, y, p: net(p, y**3), y0, np.linspace(0, 1, 10), params, options
+class Solve:
+    params = (CASES, ["float32", "float64"], [1, 2])
+    param_names = ("case", "dtype", "threads")
+
+    def setup(self, case, dtype, threads):
+        choose(nc.show_config()["isa"])
+        self.problem = Problem(case, dtype)
+
+    def time_solve(self, case, dtype, threads):
+        self.problem.solve(threads=threads)
+
+    def track_steps(self, case, dtype, threads):
+        """Accepted steps, of all samples together."""
+        return int(np.sum(self.problem.solve(threads=threads).stats.accepted))
 
 
-class Spiral(_Case):
-    """S1: 20 samples, 10 outputs."""
+class Isa:
+    """S3a with each instruction set."""
 
-    problem = staticmethod(spiral)
+    params = (["float32", "float64"], ISAS)
+    param_names = ("dtype", "isa")
 
+    def setup(self, dtype, isa):
+        choose(isa)
+        self.problem = Problem("S3a", dtype)
 
-class Trajectory(_Case):
-    """S2: one trajectory of a 2-16-16-2 network, 100 outputs."""
+    def time_solve(self, dtype, isa):
+        self.problem.solve(threads=1)
 
-    @staticmethod
-    def problem(dtype):
-        net = nc.nn.MLP([2, 16, 16, 2])
-        t = np.linspace(0, 10, 100)
-        y0 = np.array([1.0, -0.5])
-        return lambda t, y, p: net(p, y), y0, t, net.init(seed=1, dtype=dtype), {"rtol": 1e-6}
-
-
-class Mixed(_Case):
-    """S3a: 256 samples of very different difficulty, y' = mlp([y, t]), 9-64-64-8."""
-
-    @staticmethod
-    def problem(dtype):
-        net = nc.nn.MLP([9, 64, 64, 8])
-        rng = np.random.default_rng(2)
-        y0 = rng.normal(size=(256, 8)) * 10 ** rng.uniform(-0.5, 1.75, size=(256, 1))
-        options = {"rtol": 1e-5, "atol": 1e-6}
-
-        def field(t, y, p):
-            return net(p, np.concatenate([y, np.reshape(t, (1,))]))
-
-        return field, y0, np.linspace(0, 1, 4), net.init(seed=2, dtype=dtype), options
+    def time_gradient(self, dtype, isa):
+        self.problem.gradient(threads=1)
 
 
-class Long(_Case):
-    """S5: 64 samples, a 4-32-32-4 network, RK4, 1000 steps."""
+class Shape:
+    """50 steps of RK4, dim-64-dim."""
 
-    @staticmethod
-    def problem(dtype):
-        net = nc.nn.MLP([4, 32, 32, 4])
-        y0 = np.random.default_rng(3).normal(size=(64, 4))
-        options = {"method": "rk4", "steps": 1000}
-        return lambda t, y, p: net(p, y), y0, np.array([0.0, 10.0]), net.init(3, dtype), options
+    params = ([2, 16, 128], [1, 16, 1024], ["float32", "float64"], [1, 2])
+    param_names = ("dim", "batch", "dtype", "threads")
+
+    def setup(self, dim, batch, dtype, threads):
+        choose(nc.show_config()["isa"])
+        net = nc.nn.MLP([dim, 64, dim])
+        self.field, self.weights = nc.field(lambda t, y, p: net(p, y)), net.init(0, dtype)
+        self.y0 = np.random.default_rng(0).normal(size=(batch, dim)).astype(dtype)
+        self.t = np.array([0.0, 1.0])
+
+    def time_solve(self, dim, batch, dtype, threads):
+        nc.solve(self.field, self.y0, self.t, self.weights, method="rk4", steps=50, threads=threads)
