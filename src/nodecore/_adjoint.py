@@ -147,7 +147,8 @@ class Continuous:
     method : str, optional
         Of the backward solve, adaptive; default: that of the forward solve, or "tsit5".
     rtol, atol : float, optional
-        Of the backward solve; default: those of the forward solve.
+        Of the backward solve; default: those of the forward solve. ``atol`` is relative to the
+        sample's largest cotangent.
 
     Raises
     ------

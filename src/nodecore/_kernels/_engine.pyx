@@ -9,7 +9,7 @@ Everything numerical happens in the templates of this folder, in the variant tha
 """
 
 from cpython.buffer cimport (
-    PyBUF_SIMPLE, PyBUF_WRITE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer,
+    PyBUF_READ, PyBUF_SIMPLE, PyBUF_WRITE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromMemory
@@ -73,6 +73,8 @@ cdef extern from "backend.h":
         int64_t n
         int64_t lanes
         int64_t dim
+        int64_t entry_bytes
+        int64_t per_block
         int64_t off_q
         int64_t off_flags
         int64_t off_t
@@ -922,8 +924,10 @@ cdef class Run:
                 with self.lock:
                     failed = self.be.unroll(&own, i, &whole)
                 r = &whole
-            for j in range(r.n):
-                parts.append(_entry(nc_record_at(r, j), r, L, self.fields.dtype))
+            for j in range(0, r.n, r.per_block):
+                parts.append(
+                    _entries(nc_record_at(r, j), min(r.per_block, r.n - j), r, self.fields.dtype)
+                )
             if r == &whole:
                 nc_record_free(r)
                 if failed:
@@ -938,17 +942,26 @@ cdef class Run:
         return tuple(c[order] for c in columns)
 
 
-cdef object _entry(char *e, nc_record *r, int64_t L, dtype):
+cdef object _entries(char *block, int64_t n, nc_record *r, dtype):
+    """The accepted steps of n entries, one behind the other, as in Run.steps."""
+    cdef int64_t L = r.lanes
+    whole = PyMemoryView_FromMemory(block, n * r.entry_bytes, PyBUF_READ)
+    raw = np.frombuffer(whole, np.uint8).reshape(n, r.entry_bytes)
+
     def view(off, kind, rows):
         size = rows * L * np.dtype(kind).itemsize
-        return np.frombuffer(PyMemoryView_FromMemory(e + <int64_t> off, size, PyBUF_WRITE), kind)
-    flags = view(r.off_flags, np.uint8, 1)
-    on = np.flatnonzero(flags & 1)
-    y = view(r.off_y, dtype, r.dim).reshape(r.dim, L)
-    sample, q = view(0, np.int32, 1)[on], view(r.off_q, np.int32, 1)[on]
-    return (sample.astype(np.int64), q.astype(np.int64),
-            flags[on] >> 3 & 3, view(r.off_t, np.float64, 1)[on], view(r.off_h, np.float64, 1)[on],
-            view(r.off_t_new, np.float64, 1)[on], y[:, on].T.copy())
+        part = np.ascontiguousarray(raw[:, off:off + size])
+        return part.view(kind).reshape(n, rows, L)
+
+    flags = view(r.off_flags, np.uint8, 1)[:, 0]
+    step, lane = np.nonzero(flags & 1)
+
+    def number(off, kind):
+        return view(off, kind, 1)[step, 0, lane]
+
+    return (number(0, np.int32).astype(np.int64), number(r.off_q, np.int32).astype(np.int64),
+            flags[step, lane] >> 3 & 3, number(r.off_t, np.float64), number(r.off_h, np.float64),
+            number(r.off_t_new, np.float64), view(r.off_y, dtype, r.dim)[step, :, lane])
 
 
 cdef extern from *:
