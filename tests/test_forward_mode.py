@@ -139,3 +139,24 @@ def test_errors():
     opaque = nc.opaque(lambda t, y, p, a: -y, lambda t, y, p, a, ct: (-ct, None, None))
     with pytest.raises(nc.GradientError, match="no tangent"):
         nc.solve(opaque, Y0, T, adjoint="discrete").jvp(dy0=Y0)
+
+
+@pytest.mark.parametrize("adjoint", ["discrete", "continuous"])
+def test_a_solution_keeps_the_field_it_solved(adjoint):
+    rate = np.array([0.7])
+
+    def decay(t, y):
+        return -rate * y
+
+    def results(sol):
+        h = sol.hvp(lambda y: np.sum(y**2), dy0=np.ones(1))
+        out = [sol.vjp(np.ones_like(sol.y)).y0, sol.jvp(dy0=np.ones(1)), sol.replay().y, h.y0]
+        return [*out, sol(0.4), nc.gradient_error(sol, np.ones_like(sol.y))]
+
+    options = {"adjoint": adjoint, "dense": True}
+    before = results(nc.solve(decay, [1.0], T, **options))
+    sol = nc.solve(decay, [1.0], T, **options)
+    rate[0] = 5.0  # after the solve, before its results are asked for
+    for a, b in zip(before, results(sol), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert nc.solve(decay, [1.0], T).y[-1, 0] == pytest.approx(np.exp(-7.5), rel=1e-3)

@@ -18,7 +18,6 @@ import numpy as np
 
 from nodecore import _run, gradient, methods, plan, tree
 from nodecore._adjoint import Continuous
-from nodecore._field import Field
 from nodecore._inputs import Args, Array, State, Times
 from nodecore._run import ADAPTIVE, NO_GRID, Inputs
 from nodecore.control import resolve
@@ -64,10 +63,8 @@ class Backward:
     def __init__(
         self, run: Any, inputs: Inputs, steps: tuple[Array, ...], spec: Continuous
     ) -> None:
-        # within one gradient the field is what it is: traced once, not once an interval
-        fun = inputs.fun if isinstance(inputs.fun, Field) else Field(inputs.fun)
         self.run, self.steps, self.spec = run, steps, spec
-        self.inputs = inputs = replace(inputs, fun=fun)
+        self.inputs = inputs
         given = inputs.given
         self.B, self.dim = given.state.y0.shape
         self.dtype = given.state.y0.dtype

@@ -113,7 +113,7 @@ def run(
         opaque, pull = _opaque(inputs)
         uniform = None
     else:
-        if not callable(inputs.fun):
+        if not callable(inputs.fun) and not isinstance(inputs.fun, plan.Frozen):
             raise InputError(
                 f"a field is a function f(t, y, params, args), not {inputs.fun!r}: the arguments "
                 "of solve are (field, y0, t, params, args)"
@@ -155,13 +155,18 @@ def _fields(inputs: Inputs) -> Any:
     """The compiled fields of a traceable function."""
     given = inputs.given
     state, arg = given.state, given.args
-    return plan.fields_for(
-        inputs.fun,
+    specs = (
         Spec(state.treedef, state.shapes, ("f",) * len(state.shapes)),
         Spec(
             given.params_treedef, tuple([p.shape for p in given.params]), ("f",) * len(given.params)
         ),
         Spec(arg.treedef, arg.shapes, arg.kinds),
+    )
+    if inputs.keep and not isinstance(inputs.fun, Field | plan.Frozen):
+        inputs.fun = plan.freeze(inputs.fun, *specs)
+    return plan.fields_for(
+        inputs.fun,
+        *specs,
         inputs.method,
         state.y0.dtype,
         inputs.adjoint is not None,

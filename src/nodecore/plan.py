@@ -185,14 +185,15 @@ def fields_for(
     """The compiled fields of a traceable function.
 
     ``example`` gives the first sample's (t, y, params, args), with which a program is compared with
-    the function itself when it is seen for the first time. With ``tangent`` the field is that of
-    the state and its tangent (`ir.tangent`).
+    the function itself when it is seen for the first time. ``transform`` names another field that
+    is made of it (`ir.variational`): "tangent", "gauss", "interpolating", "backsolve".
     """
-    if isinstance(fun, Field):
+    if isinstance(fun, Field | Frozen):
         key = (y_spec, params_spec, args_spec, method, dtype, adjoint, transform)
         found = fun.plans.get(key)
         if found is None:
-            lowered = _lower(fun.fun, y_spec, params_spec, args_spec, adjoint, example, transform)
+            target = fun.fun if isinstance(fun, Field) else fun
+            lowered = _lower(target, y_spec, params_spec, args_spec, adjoint, example, transform)
             found = fun.plans[key] = _bind(lowered, method, dtype)
         return found
     lowered = _lower(fun, y_spec, params_spec, args_spec, adjoint, example, transform)
@@ -204,8 +205,33 @@ def _bind(lowered: Lowered, method: Tableau | None, dtype: Any) -> Any:
     return _fields.get(key, lambda: Fields(lowered, method, dtype, isa()))
 
 
+class Frozen:
+    """A plain function as it was when it was solved: later changes of what it captured do not reach
+    the solution's replays, tangents and gradients."""
+
+    def __init__(self, fun: Callable[..., Any], trace: Trace) -> None:
+        self.fun, self.trace, self.verified = fun, trace, False
+        self.plans: dict[Any, Any] = {}  # by signature, as of a Field
+
+    def again(self) -> Trace:
+        """The trace, in a graph of its own."""
+        old, g = self.trace, Graph()
+
+        def same(v: Node) -> Node:
+            return g.input(v.attrs[0], v.attrs[1], v.n, v.rate, v.wild)
+
+        t, y = same(old.t), same(old.y)
+        params, args = [same(v) for v in old.params], [same(v) for v in old.args]
+        return Trace(g, g.substitute([old.out], {})[0], t, y, params, args)
+
+
+def freeze(fun: Callable[..., Any], y_spec: Spec, params_spec: Spec, args_spec: Spec) -> Frozen:
+    """Trace a plain function once and for all."""
+    return Frozen(fun, trace_field(fun, y_spec, params_spec, args_spec))
+
+
 def _lower(
-    fun: Callable[..., Any],
+    fun: Callable[..., Any] | Frozen,
     y_spec: Spec,
     params_spec: Spec,
     args_spec: Spec,
@@ -213,7 +239,10 @@ def _lower(
     example: Callable[[], tuple[Any, ...]],
     transform: str,
 ) -> Lowered:
-    plain = trace_field(fun, y_spec, params_spec, args_spec)
+    if isinstance(fun, Frozen):
+        plain = fun.again() if fun.verified else fun.trace
+    else:
+        plain = trace_field(fun, y_spec, params_spec, args_spec)
     trace, curve = TRANSFORMS[transform](plain) if transform else (plain, None)
     sizes = tuple([(v.n) for v in (*trace.params, *trace.args, trace.y)])
     key = (graph_key(trace.outs), sizes, len(trace.params), adjoint, transform)
@@ -223,10 +252,16 @@ def _lower(
             trace.graph, trace.out, trace.t, trace.y, trace.params, trace.args,
             adjoint=adjoint, curve=curve,
         )  # fmt: skip
-        _verify(fun, plain, y_spec, example())
+        if not isinstance(fun, Frozen):
+            _verify(fun, plain, y_spec, example())
+        elif not fun.verified:
+            _verify(fun.fun, plain, y_spec, example())
         return out, trace
 
-    return _lowered.get(key, make)[0]
+    lowered = _lowered.get(key, make)[0]
+    if isinstance(fun, Frozen):
+        fun.verified = True
+    return lowered
 
 
 def _verify(fun: Callable[..., Any], trace: Trace, y_spec: Spec, example: tuple[Any, ...]) -> None:
