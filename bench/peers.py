@@ -157,7 +157,8 @@ def measure(case: cases.Case, dtype: str, options: argparse.Namespace) -> dict[s
             found = times.get((OURS, what, entry["rtol"]))
             if found and what in results[name]:
                 results[name][what]["ours as exact"] = entry | summary(found)
-        if case.name in CURVES and not options.no_curves:
+        # float64 where the case has it: float32's rounding ends a curve half-way
+        if case.name in CURVES and dtype == case.dtypes[-1] and not options.no_curves:
             record["curves"] = curves(case, dtype, alive, options)
         for peer in alive.values():
             if peer.process.poll() is None:
@@ -214,7 +215,8 @@ def equally_exact(
         for name in wanted:
             # not reached: rounding decides; the most exact we have, marked by its larger error
             found.setdefault((name, what), best)
-    ours.ask("tolerance", rtol=case.rtol)
+    with contextlib.suppress(PeerError):  # the turns find out and say so
+        ours.ask("tolerance", rtol=case.rtol)
     return found
 
 
@@ -235,7 +237,8 @@ def take_turns(
     least = min(3, rounds)
     for r in range(rounds):
         # another order each round, so that nobody always follows the same neighbour
-        for turn in turns[r % len(turns) :] + turns[: r % len(turns)]:
+        k = r % max(len(turns), 1)
+        for turn in turns[k:] + turns[:k]:
             name, what, tolerance = turn
             if name not in alive or (spent[turn] > seconds and len(times[turn]) >= least):
                 continue

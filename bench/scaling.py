@@ -169,13 +169,19 @@ def draw(found: dict[str, Series], path: Path) -> None:
             (line,) = panel.loglog(x, y, "o-", ms=3, lw=1.4, label=label)
             end = 0 if slope < 0 else -1
             guide = y[end] * (x / x[end]) ** slope
+            if name == "threads":
+                panel.set_xticks(x, [f"{v:g}" for v in x], minor=False)
+                panel.set_xticks([], minor=True)
             if name != "memory" or label == "all steps":
                 panel.loglog(x, guide, ":", color=line.get_color(), lw=1)
         panel.set(xlabel=x_label, ylabel=y_label, title=title)
         panel.grid(alpha=0.3)
-        panel.legend(frameon=False, fontsize=8)
-    panels.flat[-1].axis("off")
-    panels.flat[-1].text(0, 0.5, "dotted: guides of slope 1 (threads: -1)", fontsize=10)
+        if name != "threads":
+            panel.legend(frameon=False, fontsize=8)
+    last = panels.flat[-1]
+    last.axis("off")
+    last.legend(*panels.flat[-2].get_legend_handles_labels(), frameon=False, loc="upper left")
+    last.text(0, 0.1, "dotted: guides of slope 1 (threads: -1)", fontsize=10)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
