@@ -1,6 +1,7 @@
 """Runs of a plan: forwards, again on a given grid, and at any time between.
 
-Below solutions: a run is the kernels' object, its inputs are all it was made from.
+Below solutions: a run is the kernels' object, its inputs are all it was made from. The three share
+the grid's form, so they stand together.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The only module that touches the compiled core. A field that was wrapped by ``nc.field`` is found by
 the signature of what it is given; a plain function is traced, and its programs are found by the
-content of the trace, so they are never stale.
+content of the trace, so they are never stale. One file, because it is the one door to the core.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a solve returns."""
+"""What a solve returns. Most of the file is what users read: the docstrings of one class."""
 
 from __future__ import annotations
 

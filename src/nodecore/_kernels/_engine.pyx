@@ -6,6 +6,7 @@
     Run        one solve: what went in, what came out, and the record for the backward pass
 
 Everything numerical happens in the templates of this folder, in the variant that `backend` picks.
+One file, since a Cython module is one unit: declarations, callbacks, and these two classes.
 """
 
 from cpython.buffer cimport (

@@ -3,6 +3,8 @@
 #include "lanes/tile.h"
 #include "methods/rk.h"
 #include "lanes/tile_memory.h"
+#include "lanes/lanes.h"
+#include "lanes/checkpoint.h"
 #include "lanes/drive.h"
 #include "lanes/reverse.h"
 

@@ -1,4 +1,6 @@
-/* The life of a lane, backwards: each chunk's record is walked from its last entry to its first,
+/* One file: the backward pass of a lane is one idea, from a chunk to a step.
+ *
+ * The life of a lane, backwards: each chunk's record is walked from its last entry to its first,
  * with the same assignment of samples to lanes, so refill and occupancy come for free. Lanes that
  * did not move in an entry have h = 0 and a zero cotangent; those without a sample repeat a lane
  * that moved, so that no NaN meets the products that sum over lanes. */

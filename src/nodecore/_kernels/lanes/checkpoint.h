@@ -1,0 +1,187 @@
+/* What the lanes leave in the record: entries for the backward pass, step traces, and checkpoints from
+ * which they can be set back (docs/math/checkpoints.md). */
+
+/* The state of all lanes before a step, and which sample and output they are at. */
+static void FN(write_start)(const FN(lanes) *s, const nc_record *r, char *e)
+{
+    const FN(tile) *T = &s->tile;
+    int64_t L = s->L;
+    int32_t *sample = (int32_t *)e, *q = (int32_t *)(e + r->off_q);
+    for (int64_t l = 0; l < L; l++) {
+        sample[l] = (int32_t)T->sample[l];
+        q[l] = (int32_t)s->q[l];
+    }
+    memcpy(e + r->off_t, T->t, (size_t)L * sizeof(double));
+    memcpy(e + r->off_y, T->y, (size_t)(L * T->p->dim) * sizeof(REAL));
+}
+
+/* What the step was: its size and end, and which lanes it moved. */
+static void FN(write_step)(const FN(lanes) *s, const nc_record *r, char *e)
+{
+    const FN(tile) *T = &s->tile;
+    int64_t L = s->L;
+    uint8_t *flags = (uint8_t *)(e + r->off_flags);
+    for (int64_t l = 0; l < L; l++) {
+        flags[l] = 0;
+        if (T->active[l]) {
+            flags[l] = s->mask[l] ? NC_LANE_ACCEPTED : NC_LANE_HELD;
+            if (s->mask[l] && s->first[l])
+                flags[l] |= NC_LANE_FIRST;
+            if (T->at_stop[l])
+                flags[l] |= NC_LANE_AT_STOP;
+            if (T->after_stop[l])
+                flags[l] |= NC_LANE_AFTER_STOP;
+        }
+    }
+    memcpy(e + r->off_h, T->h, (size_t)L * sizeof(double));
+    memcpy(e + r->off_t_new, T->t_new, (size_t)L * sizeof(double));
+    if (r->off_carry)
+        ((nc_carry *)(e + r->off_carry))->complete = 1;
+}
+
+/* Lets the stages of the next step leave their trace in the record, if there is room. */
+static void FN(aim_trace)(FN(lanes) *s)
+{
+    FN(tile) *T = &s->tile;
+    nc_record *r = s->record;
+    char *trace = s->silent || !r ? NULL : nc_record_trace(r, r->n);
+    for (int64_t i = 1; i <= (r ? r->trace_stages : 0); i++) {
+        char *stage = trace ? trace + (i - 1) * r->trace_stage_bytes : NULL;
+        T->keep_y[i] = (REAL *)stage;
+        T->keep_res[i] = trace ? (REAL *)(stage + r->trace_off_res) : NULL;
+    }
+}
+
+/* Lanes that did not move repeat one that did: no NaN of theirs meets the sums over lanes. */
+static void FN(mend_trace)(FN(lanes) *s)
+{
+    FN(tile) *T = &s->tile;
+    const nc_record *r = s->record;
+    int64_t donor = 0;
+    if (!r->trace_stages || !T->keep_y[1])
+        return;
+    while (!s->mask[donor])
+        donor++;
+    for (int64_t l = 0; l < s->L; l++)
+        for (int64_t i = 1; i <= r->trace_stages && !s->mask[l]; i++) {
+            FN(lane_copy)(T->keep_y[i], l, T->keep_y[i], donor, T->p->dim, s->L);
+            FN(lane_copy)(T->keep_res[i], l, T->keep_res[i], donor, T->p->res_rows, s->L);
+        }
+}
+
+static int FN(record)(FN(lanes) *s)
+{
+    nc_record *r = s->record;
+    FN(mend_trace)(s);
+    if (!r->limit) {
+        char *e = nc_record_push(r);
+        if (!e)
+            return NC_STOP_MEMORY;
+        FN(write_start)(s, r, e);
+        FN(write_step)(s, r, e);
+        return 0;
+    }
+    if (s->slot)
+        FN(write_step)(s, r, s->slot);
+    FN(write_start)(s, r, r->last);
+    FN(write_step)(s, r, r->last);
+    s->slot = NULL;
+    r->n += !s->silent;
+    return 0;
+}
+
+enum { FN(MORE_ACTIVE) = 1, FN(MORE_FIRST) = 2, FN(MORE_REJECTED) = 4, FN(MORE_AFTER_STOP) = 8 };
+
+/* The arrays behind an entry: what the driver needs besides. */
+typedef struct {
+    nc_carry *head;
+    double *h_next, *log_err1, *log_err2;
+    int64_t *count, *made;
+    int32_t *stop;
+    uint8_t *more;
+} FN(carry);
+
+static FN(carry) FN(carry_of)(const nc_record *r, char *e)
+{
+    FN(carry) c;
+    int64_t L = r->lanes;
+    c.head = (nc_carry *)(e + r->off_carry);
+    c.h_next = (double *)(c.head + 1);
+    c.log_err1 = c.h_next + L;
+    c.log_err2 = c.log_err1 + L;
+    c.count = (int64_t *)(c.log_err2 + L);
+    c.made = c.count + L;
+    c.stop = (int32_t *)(c.made + L);
+    c.more = (uint8_t *)(c.stop + L);
+    return c;
+}
+
+/* Keeps the state before the next step in a slot; its entry is completed by that step. */
+static void FN(save)(FN(lanes) *s, char *e)
+{
+    const nc_record *r = s->record;
+    FN(carry) c = FN(carry_of)(r, e);
+    FN(write_start)(s, r, e);
+    c.head->next = s->next;
+    c.head->queue_first = s->q_first;
+    c.head->queue_size = s->q_size;
+    c.head->queue_pos = s->q_pos;
+    c.head->complete = 0;
+    for (int64_t l = 0; l < s->L; l++) {
+        c.h_next[l] = s->h_next[l];
+        c.log_err1[l] = s->log_err1[l];
+        c.log_err2[l] = s->log_err2[l];
+        c.count[l] = s->count[l];
+        c.made[l] = s->accepted[l] + s->rejected[l];
+        c.stop[l] = (int32_t)s->stop[l];
+        c.more[l] = (uint8_t)((s->tile.active[l] ? FN(MORE_ACTIVE) : 0) |
+                              (s->first[l] ? FN(MORE_FIRST) : 0) |
+                              (s->rejected_before[l] != 0 ? FN(MORE_REJECTED) : 0) |
+                              (s->tile.after_stop[l] ? FN(MORE_AFTER_STOP) : 0));
+    }
+    s->slot = e;
+}
+
+/* The lanes as they were when the slot was saved. First derivatives are evaluated afresh: they have
+ * the bits of those that were handed on. */
+static void FN(restore)(FN(lanes) *s, char *e)
+{
+    FN(tile) *T = &s->tile;
+    const nc_record *r = s->record;
+    const nc_problem *p = T->p;
+    int64_t L = s->L;
+    FN(carry) c = FN(carry_of)(r, e);
+    const int32_t *sample = (const int32_t *)e, *q = (const int32_t *)(e + r->off_q);
+    memcpy(T->t, e + r->off_t, (size_t)L * sizeof(double));
+    memcpy(T->y, e + r->off_y, (size_t)(L * p->dim) * sizeof(REAL));
+    if (s->q_first != c.head->queue_first || s->q_size != c.head->queue_size) {
+        s->next = c.head->queue_first;
+        if (c.head->queue_size > 0)
+            FN(fill_queue)(s);
+        s->q_size = c.head->queue_size;
+    }
+    s->next = c.head->next;
+    s->q_pos = c.head->queue_pos;
+    s->n_live = 0;
+    for (int64_t l = 0; l < L; l++) {
+        FN(bind_lane)(s, l, sample[l]);
+        s->q[l] = q[l];
+        s->h_next[l] = c.h_next[l];
+        s->log_err1[l] = c.log_err1[l];
+        s->log_err2[l] = c.log_err2[l];
+        s->count[l] = c.count[l];
+        s->accepted[l] = c.made[l];
+        s->rejected[l] = 0;
+        s->stop[l] = c.stop[l];
+        s->non_finite[l] = 0;
+        T->active[l] = (c.more[l] & FN(MORE_ACTIVE)) != 0;
+        s->fresh[l] = T->active[l];
+        s->first[l] = (c.more[l] & FN(MORE_FIRST)) != 0;
+        s->rejected_before[l] = (c.more[l] & FN(MORE_REJECTED)) != 0;
+        T->after_stop[l] = (c.more[l] & FN(MORE_AFTER_STOP)) != 0;
+        s->n_live += T->active[l];
+        FN(lane_in)(T->base[NC_SP_S], (const REAL *)p->sample_values + sample[l] * p->n_sample,
+                    p->n_sample, L, l);
+    }
+    s->slot = e;
+}
