@@ -230,3 +230,11 @@ def test_opaque_fields_within_a_budget():
     ]
     for g in gs[1:]:
         assert same_bits([g.y0, g.params], [gs[0].y0, gs[0].params])
+
+
+def test_auto_keeps_what_the_steps_need():
+    """The schedule of a large budget takes room as steps are made, not for all it may hold."""
+    sol = nc.solve(lambda t, y: -y, np.ones((7, 2)), np.linspace(0, 1, 5), adjoint="auto")
+    assert 0 < sol.stats.storage_bytes < 1 << 20
+    assert sol.vjp(np.ones_like(sol.y)).y0.shape == (7, 2)
+    assert sol.stats.recomputed_steps == 0

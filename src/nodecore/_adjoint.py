@@ -278,13 +278,13 @@ class Plan:
         self.chunks = plans
         slots = max(p[1] for p in plans)
         how = {
-            KEEP_BINOMIAL: "binomial",
-            KEEP_ONLINE: "binomial, placed online",
-            KEEP_UNIFORM: "uniform",
+            KEEP_BINOMIAL: "binomial checkpoints,",
+            KEEP_ONLINE: "binomial checkpoints, placed online, at most",
+            KEEP_UNIFORM: "uniform checkpoints, at most",
         }[plans[0][0]]
         known = self.counts is not None
         self.text = (
-            f"discrete: {how} checkpoints, {slots} slots of {checkpoint} bytes in "
+            f"discrete: {how} {slots} slots of {checkpoint} bytes in "
             + (f"each of {n_chunks} chunks" if n_chunks > 1 else "one chunk")
             + (f"; predicted recomputation {predicted} lane steps" if known else "")
             + (

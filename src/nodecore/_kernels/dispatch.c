@@ -277,7 +277,7 @@ char *nc_record_slot(nc_record *r, int64_t slot)
     while (slot >= r->n_blocks * r->per_block)
         if (add_block(r))
             return NULL;
-    return nc_record_at(r, slot);
+    return slot < 0 ? NULL : nc_record_at(r, slot);
 }
 
 void nc_record_free(nc_record *r)
@@ -300,6 +300,6 @@ int64_t nc_record_bytes(const nc_record *r)
     int64_t bytes = r->peak_bytes + r->cap_blocks * (int64_t)sizeof(char *) +
                     r->n_trace_blocks * (r->traces_per_block * r->trace_bytes + (int64_t)sizeof(char *));
     if (r->limit)
-        bytes += r->entry_bytes + nc_schedule_bytes(r->plan.kind, r->limit);
+        bytes += r->entry_bytes + nc_schedule_bytes(r->plan.kind, r->plan.cap);
     return bytes;
 }

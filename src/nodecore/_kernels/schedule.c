@@ -11,6 +11,27 @@ int64_t nc_schedule_bytes(int kind, int64_t slots)
     return kind == NC_KEEP_ALL ? 0 : slots * (6 * (int64_t)sizeof(int64_t));
 }
 
+/* Room for at least one more slot; 0, or -1 when memory is out. */
+static int grow(nc_schedule *c)
+{
+    int64_t **arrays[] = {&c->step, &c->slot, &c->level, &c->soft_step, &c->soft_slot, &c->free_slot};
+    int64_t cap = c->cap ? 2 * c->cap : 64, count = sizeof arrays / sizeof arrays[0];
+    if (cap > c->slots)
+        cap = c->slots;
+    int64_t *block = malloc((size_t)nc_schedule_bytes(c->kind, cap));
+    if (!block)
+        return -1;
+    int64_t *old = c->step;
+    for (int64_t i = 0; i < count; i++) {
+        if (c->cap)
+            memcpy(block + i * cap, *arrays[i], (size_t)c->cap * sizeof(int64_t));
+        *arrays[i] = block + i * cap;
+    }
+    free(old);
+    c->cap = cap;
+    return 0;
+}
+
 int nc_schedule_init(nc_schedule *c, int kind, int64_t slots, int64_t n, int64_t segment)
 {
     memset(c, 0, sizeof *c);
@@ -20,16 +41,8 @@ int nc_schedule_init(nc_schedule *c, int kind, int64_t slots, int64_t n, int64_t
     c->segment = segment;
     if (kind == NC_KEEP_ALL)
         return 0;
-    c->step = malloc((size_t)nc_schedule_bytes(kind, slots));
-    if (!c->step)
-        return -1;
-    c->slot = c->step + slots;
-    c->level = c->slot + slots;
-    c->soft_step = c->level + slots;
-    c->soft_slot = c->soft_step + slots;
-    c->free_slot = c->soft_slot + slots;
     nc_schedule_restart(c);
-    return 0;
+    return grow(c);
 }
 
 void nc_schedule_free(nc_schedule *c)
@@ -44,9 +57,7 @@ void nc_schedule_restart(nc_schedule *c)
     c->stride = 1;
     c->next = 0;
     c->consumed = 0;
-    c->n_free = c->slots;
-    for (int64_t i = 0; i < c->slots; i++) /* slot 0 is handed out first */
-        c->free_slot[i] = c->slots - 1 - i;
+    c->n_free = c->n_fresh = 0; /* slot 0 is handed out first */
 }
 
 /* C(s + r, s), or more than any number of steps. */
@@ -85,20 +96,40 @@ int64_t nc_split(int64_t n, int64_t s)
     return m < 1 ? 1 : m;
 }
 
+static int64_t available(const nc_schedule *c)
+{
+    return c->n_free + c->slots - c->n_fresh;
+}
+
 static int64_t take(nc_schedule *c)
 {
-    return c->free_slot[--c->n_free];
+    if (c->n_free)
+        return c->free_slot[--c->n_free];
+    if (c->n_fresh == c->cap && grow(c))
+        return -1;
+    return c->n_fresh++;
 }
 
 /* Slots that the segment beginning at `start` has left, the newest kept state being in it or before. */
 static int64_t segment_slots(const nc_schedule *c, int64_t start)
 {
     if (c->segment >= c->n)
-        return c->n_free;
+        return available(c);
     int64_t used = 0;
     while (used < c->n_kept && c->step[c->n_kept - 1 - used] >= start)
         used++;
     return c->slots / ((c->n + c->segment - 1) / c->segment) - used;
+}
+
+/* Keeps the state before step i, as the newest, in a slot that is available; -1 when memory is out. */
+static int64_t keep(nc_schedule *c, int64_t i)
+{
+    int64_t slot = take(c); /* first: the arrays may move */
+    if (slot < 0)
+        return -1;
+    c->step[c->n_kept] = i;
+    c->slot[c->n_kept++] = slot;
+    return slot;
 }
 
 static int64_t place_binomial(nc_schedule *c, int64_t i)
@@ -109,15 +140,14 @@ static int64_t place_binomial(nc_schedule *c, int64_t i)
     int64_t end = start + c->segment < c->n ? start + c->segment : c->n;
     int64_t left = segment_slots(c, start) - 1; /* behind this one */
     c->next = left == 0 || end - i == 1 ? end : i + nc_split(end - i, left + 1);
-    c->step[c->n_kept] = i;
-    return c->slot[c->n_kept++] = take(c);
+    return keep(c, i);
 }
 
 static int64_t place_uniform(nc_schedule *c, int64_t i)
 {
     if (i % c->stride)
         return -1;
-    if (c->n_free == 0 && c->slots > 1) {
+    if (available(c) == 0 && c->slots > 1) {
         int64_t m = 0;
         c->stride *= 2;
         for (int64_t j = 0; j < c->n_kept; j++) {
@@ -130,10 +160,9 @@ static int64_t place_uniform(nc_schedule *c, int64_t i)
         }
         c->n_kept = m;
     }
-    if (i % c->stride || c->n_free == 0)
+    if (i % c->stride || available(c) == 0)
         return -1;
-    c->step[c->n_kept] = i;
-    return c->slot[c->n_kept++] = take(c);
+    return keep(c, i);
 }
 
 static int64_t place_online(nc_schedule *c, int64_t i)
@@ -141,8 +170,10 @@ static int64_t place_online(nc_schedule *c, int64_t i)
     int64_t level = 0, slot;
     if (i == 0)
         level = LEVEL_OF_FIRST;
-    if (c->n_free) {
+    if (available(c)) {
         slot = take(c);
+        if (slot < 0)
+            return -1;
     } else if (c->n_soft) {
         slot = c->soft_slot[--c->n_soft];
     } else if (c->n_hard > 1) {
@@ -217,6 +248,5 @@ int64_t nc_schedule_free_slots(const nc_schedule *c)
 
 int64_t nc_schedule_push(nc_schedule *c, int64_t step)
 {
-    c->step[c->n_kept] = step;
-    return c->slot[c->n_kept++] = take(c);
+    return keep(c, step);
 }

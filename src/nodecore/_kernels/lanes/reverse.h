@@ -508,6 +508,8 @@ static int FN(back_scheduled)(FN(back) *s, nc_backward *g, int64_t chunk, int64_
                 char *kept = nc_record_slot(r, nc_schedule_push(plan, at));
                 if (kept)
                     FN(save)(w, kept);
+                else
+                    __atomic_store_n(&p->stop, NC_STOP_MEMORY, __ATOMIC_RELAXED);
                 failed = !kept;
             }
         }

@@ -1,5 +1,5 @@
 /* Checkpoint schedules on integers: which steps keep their state, and in which slot. Plain C; the
- * specification, with the sources, is schedule.py. Memory is O(slots). */
+ * specification, with the sources, is schedule.py. Memory is O(slots in use). */
 #ifndef NODECORE_SCHEDULE_H
 #define NODECORE_SCHEDULE_H
 
@@ -18,7 +18,9 @@ typedef struct {
     int64_t segment;        /* steps of a segment with slots of its own, or n */
     /* kept states: step and slot, ascending. Online: the first n_hard are not dispensable while the
      * first sweep runs. */
-    int64_t n_kept, n_hard, n_soft, n_free;
+    int64_t n_kept, n_hard, n_soft;
+    int64_t n_free, n_fresh; /* slots given back; slots ever handed out */
+    int64_t cap;             /* of the six arrays, which grow with n_fresh */
     int64_t *step, *slot, *level;           /* of the kept (online: of the hard) */
     int64_t *soft_step, *soft_slot, *free_slot;
     int64_t stride, next;                   /* uniform; binomial: the next step to keep */
