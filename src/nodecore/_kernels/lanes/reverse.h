@@ -12,7 +12,7 @@ typedef struct {
     double next_poll, last_look;
     int64_t *cur, *q; /* the lane's sample (-1: none), outputs not yet given back */
     int64_t *donor;   /* whose values of S a lane without a sample holds */
-    double *time_sum, *size_sum, *part, *dot, *theta, *weights, *dweights;
+    double *time_sum, *size_sum, *part, *dot, *theta;
     double *sbar; /* [n_sample][L] */
     uint8_t *pending, *bad;
     RINT *mask;
@@ -36,8 +36,6 @@ static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
     NC_TAKE(s->part, 8 * n);
     NC_TAKE(s->dot, n);
     NC_TAKE(s->theta, n);
-    NC_TAKE(s->weights, NC_MAX_STAGES * n);
-    NC_TAKE(s->dweights, NC_MAX_STAGES * n);
     NC_TAKE(s->sbar, p->n_sample * L + FN(SLACK));
     NC_TAKE(s->pending, n);
     NC_TAKE(s->bad, n);
