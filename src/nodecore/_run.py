@@ -336,6 +336,10 @@ def grid_of(old: Inputs, steps: tuple[Array, ...], when: Times) -> tuple[Array, 
     B = len(given.state.y0)
     off = np.concatenate([[0], np.cumsum(np.bincount(sample, minlength=B))]).astype(np.int64)
     if when is not given.when:
+        if given.grid_rule is GridRule.UNKNOWN and (when.t != given.when.t).any():
+            raise InputError(
+                "replay: steps of a given size that are cut at the outputs cannot follow other times"
+            )
         if (when.out_off != given.when.out_off).any():
             raise InputError("replay: t must have as many times as the solved ones")
         t_n, h, t_end = _move_grid(given, when, sample, first, t_n, h, t_end, off, old.stops)

@@ -9,6 +9,7 @@ import numpy as np
 
 from nodecore import _adjoint, _inputs, methods, plan, tree
 from nodecore._failure import failure, warn_precision
+from nodecore._field import Split
 from nodecore._inputs import Array, State, Times
 from nodecore._run import (
     ADAPTIVE,
@@ -136,6 +137,8 @@ def solve(
     ((2, 10, 2), True)
     """
     leaves, treedef = _inputs.params_leaves(params)
+    if isinstance(field, Split):
+        method = _method_of_sum(field, method, adjoint, dense)
     key = sig = None
     if type(y0) is np.ndarray and type(t) is np.ndarray and type(atol) is float and args is None:
         key = (
@@ -196,6 +199,23 @@ def solve(
 _signatures: plan.Cache[Signature] = plan.Cache(512)
 
 
+def _method_of_sum(field: Split, method: Any, adjoint: Any, dense: bool) -> methods.Method:
+    """What solves a Split: its own scheme."""
+    if method is not None:
+        raise InputError(
+            f"a Split has its own methods (nc.Split(..., methods=...)): leave out method={method!r}"
+        )
+    if dense:
+        raise InputError(
+            "a Split has no interpolant: ask for the states at the times t, where its steps end"
+        )
+    if isinstance(_adjoint.resolve(adjoint), _adjoint.Continuous):
+        raise InputError(
+            'the continuous adjoint has no parts to split: use adjoint="discrete" with a Split'
+        )
+    return field.solver
+
+
 def _read(
     y0: Any,
     t: Any,
@@ -218,7 +238,11 @@ def _read(
     on_failure: str,
 ) -> tuple[Signature, Given, tuple[Array | None, Array | None]]:
     """Check everything that `solve` was given."""
-    tableau = methods.get("tsit5" if method is None else method)
+    tableau: methods.Method = (
+        method
+        if isinstance(method, methods.Composition)
+        else methods.get("tsit5" if method is None else method)
+    )
     state = _inputs.state(y0, batch)
     B = state.y0.shape[0]
     when = _inputs.times(t, B, state.batched)
@@ -318,9 +342,12 @@ def _control(
     else:
         order, rtol, tol = 1, 1.0, np.ones(state.y0.shape[1], state.y0.dtype)
         filter_ = (0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0)
-    on_outputs = tstops is True or mode == FIXED_STEPS
+    split = tableau.family == "split"
+    on_outputs = tstops is True or mode == FIXED_STEPS or split
     rule = (
-        GridRule.HOLD_FRACTIONS
+        GridRule.UNKNOWN
+        if split and (has_stops or mode == FIXED_DT)
+        else GridRule.HOLD_FRACTIONS
         if on_outputs and mode != FIXED_DT
         else GridRule.HOLD_STOPS
         if has_stops and mode != FIXED_DT

@@ -11,21 +11,22 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from nodecore import _kernels, tree
-from nodecore._field import Field, Opaque
+from nodecore._field import Field, Linear, Opaque, Split
 from nodecore.ir.autodiff import jvp, vjp
 from nodecore.ir.emit import emit
-from nodecore.ir.graph import Graph, Node, reachable
-from nodecore.ir.lower import Lowered, lower
+from nodecore.ir.graph import PARAMS, Graph, Node, reachable
+from nodecore.ir.lower import Lowered, PartOf, lower
 from nodecore.ir.program import Operand, Program, Space
-from nodecore.ir.trace import Spec, Trace, graph_key, trace_field, trace_scalar
+from nodecore.ir.trace import Spec, Trace, graph_key, trace_field, trace_function, trace_scalar
 from nodecore.ir.variational import TRANSFORMS
-from nodecore.methods import Method
+from nodecore.methods import Composition, Method
 from nodecore.status import InputError, TraceError
 
 Run = _kernels.Run
@@ -195,12 +196,12 @@ def fields_for(
             target = fun.fun if isinstance(fun, Field) else fun
             lowered = _lower(
                 target, y_spec, params_spec, args_spec, adjoint, example, transform,
-                _LINEARISE[method.family],
+                _linearise(method),
             )  # fmt: skip
             found = fun.plans[key] = _bind(lowered, method, dtype)
         return found
     lowered = _lower(
-        fun, y_spec, params_spec, args_spec, adjoint, example, transform, _LINEARISE[method.family]
+        fun, y_spec, params_spec, args_spec, adjoint, example, transform, _linearise(method)
     )
     return _bind(lowered, method, dtype)
 
@@ -209,14 +210,21 @@ def fields_for(
 _LINEARISE = {"explicit": "", "dirk": "first", "radau": "first", "rosenbrock": "second"}
 
 
+def _linearise(method: Method) -> Any:
+    """For a field its need, for a sum those of its parts; "expm" needs the matrix alone."""
+    if isinstance(method, Composition):
+        return tuple([_LINEARISE.get(m.family, m.family) for m in method.of_parts])
+    return _LINEARISE[method.family]
+
+
 def _bind(lowered: Lowered, method: Method | None, dtype: Any) -> Any:
     key = (lowered, method, np.dtype(dtype).itemsize, isa())
     return _fields.get(key, lambda: Fields(lowered, method, dtype, isa()))
 
 
 class Frozen:
-    """A plain function as it was when it was solved: later changes of what it captured do not reach
-    the solution's replays, tangents and gradients."""
+    """A function (or a sum of them) as it was when it was solved: later changes of what it captured do
+    not reach the solution's replays, tangents and gradients."""
 
     def __init__(self, fun: Callable[..., Any], trace: Trace) -> None:
         self.fun, self.trace, self.verified = fun, trace, False
@@ -224,19 +232,77 @@ class Frozen:
 
     def again(self) -> Trace:
         """The trace, in a graph of its own."""
-        old, g = self.trace, Graph()
+        return _copied(self.trace)
 
-        def same(v: Node) -> Node:
-            return g.input(v.attrs[0], v.attrs[1], v.n, v.rate, v.wild)
 
-        t, y = same(old.t), same(old.y)
-        params, args = [same(v) for v in old.params], [same(v) for v in old.args]
-        return Trace(g, g.substitute([old.out], {})[0], t, y, params, args)
+def _copied(old: Trace, g: Graph | None = None) -> Trace:
+    """The trace in another graph."""
+    g = Graph() if g is None else g
+
+    def same(v: Node) -> Node:
+        return g.input(v.attrs[0], v.attrs[1], v.n, v.rate, v.wild)
+
+    t, y = same(old.t), same(old.y)
+    params, args = [same(v) for v in old.params], [same(v) for v in old.args]
+    outs = g.substitute(old.outs, {})
+    if not isinstance(old, SumTrace):
+        return Trace(g, outs[0], t, y, params, args)
+    n = len(old.terms)
+    placed = iter(outs[1 + n :])
+    matrices = [None if m is None else next(placed) for m in old.matrices]
+    return SumTrace(g, outs[0], t, y, params, args, outs[1 : 1 + n], matrices)
+
+
+@dataclass(frozen=True)
+class SumTrace(Trace):
+    """A sum of fields in one graph: the terms, and the matrix A of those that are A y."""
+
+    terms: list[Node]
+    matrices: list[Node | None]
+
+    @property
+    def outs(self) -> list[Node]:
+        return [self.out, *self.terms, *(m for m in self.matrices if m is not None)]
+
+    def parts(self, linearise: tuple[str, ...]) -> list[PartOf]:
+        """What `lower` is to make of each term."""
+        return [
+            PartOf(None, "", matrix) if need == "expm" else PartOf(term, need)
+            for term, matrix, need in zip(self.terms, self.matrices, linearise, strict=True)
+        ]
+
+
+def _trace(fun: Any, y_spec: Spec, params_spec: Spec, args_spec: Spec) -> Trace:
+    if not isinstance(fun, Split):
+        return trace_field(fun, y_spec, params_spec, args_spec)
+    g = Graph()
+    traces = [
+        _copied(trace_field(part, y_spec, params_spec, args_spec), g) for part in fun.parts
+    ]
+    first = traces[0]
+    matrices: list[Node | None] = []
+    for part in fun.parts:
+        matrices.append(_matrix(part, g, params_spec) if isinstance(part, Linear) else None)
+    out = first.out
+    for other in traces[1:]:
+        out = g.ew("add", out, other.out)
+    terms = [t.out for t in traces]
+    return SumTrace(g, out, first.t, first.y, first.params, first.args, terms, matrices)
+
+
+def _matrix(part: Linear, g: Graph, params_spec: Spec) -> Node:
+    """A as a node: a function of params alone."""
+    if not callable(part.A):
+        return g.const(part.A)
+    found = trace_function(
+        part.A, [("params", params_spec, PARAMS)], what=f"matrix {part.__name__}"
+    )
+    return g.substitute(found.outs, {})[0]
 
 
 def freeze(fun: Callable[..., Any], y_spec: Spec, params_spec: Spec, args_spec: Spec) -> Frozen:
     """Trace a plain function once and for all."""
-    return Frozen(fun, trace_field(fun, y_spec, params_spec, args_spec))
+    return Frozen(fun, _trace(fun, y_spec, params_spec, args_spec))
 
 
 def _lower(
@@ -247,20 +313,21 @@ def _lower(
     adjoint: bool,
     example: Callable[[], tuple[Any, ...]],
     transform: str,
-    linearise: str,
+    linearise: Any,
 ) -> Lowered:
     if isinstance(fun, Frozen):
         plain = fun.again() if fun.verified else fun.trace
     else:
-        plain = trace_field(fun, y_spec, params_spec, args_spec)
+        plain = _trace(fun, y_spec, params_spec, args_spec)
     trace, curve = TRANSFORMS[transform](plain) if transform else (plain, None)
+    parts = trace.parts(linearise) if isinstance(trace, SumTrace) else ()
     sizes = tuple([(v.n) for v in (*trace.params, *trace.args, trace.y)])
     key = (graph_key(trace.outs), sizes, len(trace.params), adjoint, transform, linearise)
 
     def make() -> tuple[Lowered, Trace]:
         out = lower(
             trace.graph, trace.out, trace.t, trace.y, trace.params, trace.args,
-            adjoint=adjoint, linearise=linearise, curve=curve,
+            adjoint=adjoint, linearise="" if parts else linearise, curve=curve, parts=parts,
         )  # fmt: skip
         if not isinstance(fun, Frozen):
             _verify(fun, plain, y_spec, example())

@@ -8,6 +8,8 @@
 #include "methods/dirk.h"
 #include "methods/radau.h"
 #include "methods/rosenbrock.h"
+#include "methods/expm.h"
+#include "methods/split.h"
 #include "methods/method.h"
 #include "lanes/lanes.h"
 #include "lanes/checkpoint.h"

@@ -12,11 +12,16 @@ from importlib import import_module
 from typing import TypeAlias
 
 from ..status import InputError
+from .split import Composition, Exponential
 from .tableau import Rosenbrock, Tableau
 
-__all__ = ["FAMILIES", "STEPPED", "Method", "Rosenbrock", "Tableau", "get", "names"]
+__all__ = [
+    "FAMILIES", "STEPPED", "Composition", "Exponential", "Method", "Rosenbrock", "Tableau", "get",
+    "names",
+]  # fmt: skip
 
-Method: TypeAlias = Tableau | Rosenbrock
+Method: TypeAlias = Tableau | Rosenbrock | Composition
+Registered: TypeAlias = Tableau | Rosenbrock
 
 # Family -> its module and the table in it; imported when first asked for.
 _TABLES = {
@@ -32,8 +37,8 @@ STEPPED: tuple[str, ...] = ("explicit", "dirk", "radau", "rosenbrock")
 
 
 @cache
-def _builders(families: tuple[str, ...]) -> Mapping[str, Callable[[], Method]]:
-    out: dict[str, Callable[[], Method]] = {}
+def _builders(families: tuple[str, ...]) -> Mapping[str, Callable[[], Registered]]:
+    out: dict[str, Callable[[], Registered]] = {}
     for family in families:
         module, table = _TABLES[family]
         out |= getattr(import_module(f".{module}", __name__), table)
@@ -57,7 +62,7 @@ def names(families: tuple[str, ...] = STEPPED) -> tuple[str, ...]:
 
 
 @cache
-def _method(name: str) -> Method:
+def _method(name: str) -> Registered:
     # Family by family, so that none is imported in vain.
     return next(b[name] for f in FAMILIES if name in (b := _builders((f,))))()
 
@@ -78,7 +83,7 @@ def _index(families: tuple[str, ...]) -> dict[str, str]:
     return index
 
 
-def get(name: str | Method, families: tuple[str, ...] = STEPPED) -> Method:
+def get(name: str | Registered, families: tuple[str, ...] = STEPPED) -> Registered:
     """The method of a name.
 
     Parameters
@@ -114,7 +119,7 @@ def get(name: str | Method, families: tuple[str, ...] = STEPPED) -> Method:
 
 
 @cache
-def _find(name: str, families: tuple[str, ...]) -> Method:
+def _find(name: str, families: tuple[str, ...]) -> Registered:
     if name in _builders(families):
         return _method(name)
     index = _index(families)

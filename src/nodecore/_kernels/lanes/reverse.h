@@ -326,8 +326,9 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
         .second_sinks = &s->second_sinks,
     };
     FN(method_reverse)(T, n, &c);
+    int whole = FN(reverse_is_whole)(m);
     for (int64_t j = 0; j < D * L; j++) {
-        REAL v = s->lambda[j] + s->sum[j];
+        REAL v = whole ? s->sum[j] : s->lambda[j] + s->sum[j];
         if (dense)
             v += s->lambda_n[j];
         s->sum[j] = v;
@@ -592,9 +593,11 @@ static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
     memset(s->lambda, 0, (size_t)(D * s->L) * sizeof(REAL));
     memset(s->carried, 0, (size_t)(D * s->L) * sizeof(REAL));
     FN(method_reset)(T);
+    FN(method_aim)(T, s->sinks.acc);
     memset(s->sbar, 0, (size_t)(p->n_sample * s->L) * sizeof(double));
     if (r->limit ? FN(back_scheduled)(s, g, chunk, begin) : FN(back_all)(s, g, chunk, begin))
         return;
+    FN(method_settle)(T);
     FN(back_samples)(s, g, begin, end);
     FN(panel_flush)(&s->sinks);
     FN(panel_flush)(&s->sample_sinks);

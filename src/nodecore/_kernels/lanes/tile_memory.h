@@ -14,6 +14,8 @@ enum { FN(SLACK) = 64 };
 
 static size_t FN(newton_memory)(FN(tile) *s, char *base, size_t used, int backward);
 static int64_t FN(column_lanes)(int64_t D);
+static size_t FN(split_memory)(FN(tile) *s, char *base, size_t used, int backward);
+static size_t FN(expm_memory)(FN(tile) *s, char *base, size_t used, int backward);
 
 static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
 {
@@ -57,5 +59,9 @@ static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
     NC_TAKE(s->base[NC_SP_CURVE], (int64_t)p->curve.rows * L + FN(SLACK));
     NC_TAKE(s->piece, lanes);
     s->base[NC_SP_U] = (REAL *)p->uniform;
+    if (m->family == NC_SPLIT)
+        return FN(split_memory)(s, base, used, backward);
+    if (m->family == NC_EXPM)
+        return FN(expm_memory)(s, base, used, backward);
     return FN(newton_memory)(s, base, used, backward);
 }

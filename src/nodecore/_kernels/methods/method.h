@@ -3,12 +3,16 @@
 /* Starts the memory that a method has of earlier steps: of all lanes, or of one. */
 static void FN(method_reset)(FN(tile) *s)
 {
-    FN(newton_reset)(s);
+    if (s->method->family == NC_SPLIT)
+        FN(split_reset)(s);
+    else
+        FN(newton_reset)(s);
 }
 
 static void FN(method_start)(FN(tile) *s, int64_t l)
 {
-    FN(newton_start)(s, l);
+    if (s->method->family != NC_SPLIT)
+        FN(newton_start)(s, l);
 }
 
 /* y1 and the stages that it needs. k[0] must be there. Afterwards n.failed says where it went wrong; part
@@ -24,6 +28,9 @@ static void FN(method_step)(FN(tile) *s, double *part)
         return;
     case NC_RADAU:
         FN(radau_step)(s, part);
+        return;
+    case NC_SPLIT:
+        FN(split_step)(s, part);
         return;
     default:
         FN(rosenbrock_step)(s);
@@ -45,7 +52,10 @@ static int FN(error_reads_finish)(const nc_tableau *m)
 static void FN(method_error)(FN(tile) *s, double *part, double *tmp, double *err)
 {
     const nc_tableau *m = s->method;
-    FN(combine)(s, s->stage, NULL, m->b_err, m->n_step);
+    if (m->family == NC_SPLIT)
+        FN(split_error)(s, part);
+    else
+        FN(combine)(s, s->stage, NULL, m->b_err, m->n_step);
     if (m->filter_error)
         FN(lu_solve)(s->n.lu, s->n.piv, s->stage, s->p->dim, s->L, NULL);
     FN(error_norm)(s, part, tmp, err);
@@ -112,7 +122,29 @@ static void FN(method_reverse)(FN(tile) *s, int n, const FN(cotangents) *c)
     case NC_RADAU:
         FN(radau_reverse)(s, c);
         return;
+    case NC_SPLIT:
+        FN(split_reverse)(s, c);
+        return;
     default:
         FN(rosenbrock_reverse)(s, c);
     }
+}
+
+/* Does the family's reverse leave the whole cotangent of y in `sum`, or what is to be added to lambda? */
+static int FN(reverse_is_whole)(const nc_tableau *m)
+{
+    return m->family == NC_SPLIT;
+}
+
+/* A chunk's backward pass begins: what has sinks of its own adds to the chunk's accumulator; it ends. */
+static void FN(method_aim)(FN(tile) *s, double *acc)
+{
+    if (s->method->family == NC_SPLIT)
+        FN(split_aim)(s, acc);
+}
+
+static void FN(method_settle)(FN(tile) *s)
+{
+    if (s->method->family == NC_SPLIT)
+        FN(split_settle)(s);
 }

@@ -36,9 +36,11 @@ typedef struct {
 } FN(newton);
 
 /* The tile of a step. The arrays are [rows][L]; h is 0 in lanes that are not to move. */
-typedef struct {
+typedef struct FN(tile_) {
     const nc_problem *p;
     const nc_tableau *method;
+    struct FN(split_) *split; /* the parts of a sum: see split.h */
+    struct FN(expm_) *expm;   /* exponentials of a linear part: see expm.h */
     int64_t L;
     REAL *y, *y1, *stage;    /* state, new state, a stage's argument */
     REAL *k[NC_MAX_STAGES];  /* stage derivatives */
