@@ -13,7 +13,6 @@ from nodecore._field import Opaque
 from nodecore._inputs import Args, Array, State, Times
 from nodecore._run import REPLAY, Inputs
 from nodecore.gradient import Given, Gradient, discrete
-from nodecore.methods import Composition
 from nodecore.status import GradientError, InputError
 
 # Columns of a Jacobian that are solved for at once, times the batch.
@@ -44,10 +43,10 @@ class Tangent:
             raise GradientError(
                 "an opaque field has no tangent: forward mode needs a field that can be traced"
             )
-        if isinstance(inputs.method, Composition):
+        if inputs.method.family in ("split", "imex"):
             raise GradientError(
-                "a splitting method has no tangent run: forward mode needs a method that solves the "
-                "field as a whole"
+                "the parts of a Split have no tangent run: forward mode needs a field that is solved "
+                "as a whole"
             )
         self.inputs, self.steps = inputs, steps
 

@@ -139,6 +139,8 @@ def solve(
     leaves, treedef = _inputs.params_leaves(params)
     if isinstance(field, Split):
         method = _method_of_sum(field, method, adjoint, dense)
+    elif isinstance(method, methods.Composition | methods.Tableau) and method.family in OF_SUMS:
+        raise InputError(f"{method.name} solves the sum of an nc.Split, not a field as a whole")
     key = sig = None
     if type(y0) is np.ndarray and type(t) is np.ndarray and type(atol) is float and args is None:
         key = (
@@ -198,14 +200,28 @@ def solve(
 
 _signatures: plan.Cache[Signature] = plan.Cache(512)
 
+# Families that solve a Split.
+ADDITIVE = ("imex",)
+OF_SUMS = ("split", *ADDITIVE)
+
 
 def _method_of_sum(field: Split, method: Any, adjoint: Any, dense: bool) -> methods.Method:
-    """What solves a Split: its own scheme."""
+    """What solves a Split: its own scheme, or an additive method."""
+    solver: methods.Method = field.solver
     if method is not None:
-        raise InputError(
-            f"a Split has its own methods (nc.Split(..., methods=...)): leave out method={method!r}"
-        )
-    if dense:
+        try:
+            solver = methods.get(method, ADDITIVE)
+        except InputError:
+            raise InputError(
+                "a Split has its own methods (nc.Split(..., methods=...)), or is solved by "
+                f"{', '.join(methods.names(ADDITIVE))}: leave out method={method!r}"
+            ) from None
+        if len(field.parts) != 2:
+            raise InputError(
+                f"{solver.name} takes two parts, an implicit and an explicit one, not "
+                f"{len(field.parts)}"
+            )
+    if dense and solver is field.solver:
         raise InputError(
             "a Split has no interpolant: ask for the states at the times t, where its steps end"
         )
@@ -213,7 +229,7 @@ def _method_of_sum(field: Split, method: Any, adjoint: Any, dense: bool) -> meth
         raise InputError(
             'the continuous adjoint has no parts to split: use adjoint="discrete" with a Split'
         )
-    return field.solver
+    return solver
 
 
 def _read(
@@ -240,7 +256,7 @@ def _read(
     """Check everything that `solve` was given."""
     tableau: methods.Method = (
         method
-        if isinstance(method, methods.Composition)
+        if isinstance(method, methods.Composition | methods.Tableau)
         else methods.get("tsit5" if method is None else method)
     )
     state = _inputs.state(y0, batch)

@@ -214,7 +214,7 @@ def _linearise(method: Method) -> Any:
     """For a field its need, for a sum those of its parts; "expm" needs the matrix alone."""
     if isinstance(method, Composition):
         return tuple([_LINEARISE.get(m.family, m.family) for m in method.of_parts])
-    return _LINEARISE[method.family]
+    return ("first", "") if method.family == "imex" else _LINEARISE[method.family]
 
 
 def _bind(lowered: Lowered, method: Method | None, dtype: Any) -> Any:

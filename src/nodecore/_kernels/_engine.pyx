@@ -108,6 +108,7 @@ cdef extern from "backend.h":
         NC_ROSENBROCK
         NC_SPLIT
         NC_EXPM
+        NC_IMEX
     enum:
         NC_MATRIX_DENSE
         NC_MATRIX_DIAGONAL
@@ -614,7 +615,7 @@ cdef class Fields:
                 p.second = _program(adjoint.second)
                 p.n_second_panels = adjoint.second.n_panels
         if lowered.parts and method is not None:
-            self._set_parts(lowered.parts, method.of_parts)
+            self._set_parts(lowered.parts, getattr(method, "of_parts", (None, None)))
 
     cdef int _set_method(self, m, nc_tableau *T) except -1:
         cdef nc_composition *C
@@ -629,7 +630,8 @@ cdef class Fields:
             raise ValueError(f"{m.name} has more than {NC_MAX_STAGES} stages")
         self.keep_alive.append(k)
         T.family = {"explicit": NC_EXPLICIT, "dirk": NC_DIRK, "radau": NC_RADAU,
-                    "rosenbrock": NC_ROSENBROCK, "split": NC_SPLIT}[m.family]
+                    "rosenbrock": NC_ROSENBROCK, "split": NC_SPLIT,
+                    "imex": NC_IMEX}[m.family]
         T.n_stages, T.n_step = len(k["c"]), k["n_step"]
         T.degree = k["P"].shape[1]
         T.adaptive = k["b_err"] is not None
@@ -656,6 +658,7 @@ cdef class Fields:
     cdef int _set_parts(self, parts, methods) except -1:
         """The programs and methods of the parts of a sum."""
         cdef nc_problem *p
+        cdef nc_problem *q
         cdef int i
         if len(parts) > NC_MAX_PARTS:
             raise ValueError(f"a sum of more than {NC_MAX_PARTS} parts")
@@ -681,6 +684,11 @@ cdef class Fields:
                 p.second = _program(part.second)
                 p.n_second_panels = part.second.n_panels
         self.proto.n_parts = len(parts)
+        if self.tableau.family == NC_IMEX:  # evaluated through one tile: see methods/imex.h
+            p, q = &self.part_protos[0], &self.part_protos[1]
+            self.proto.reverse, self.proto.n_panels = p.reverse, p.n_panels
+            self.proto.second, self.proto.n_second_panels = q.reverse, q.n_panels
+            self.proto.res_rows = max(p.res_rows, q.res_rows)
         return 0
 
     cdef void _bind_parts(self, const nc_problem *run, nc_problem *parts) noexcept:
@@ -711,6 +719,8 @@ cdef class Fields:
         """Stages that an entry of a record holds, and states that a checkpoint holds besides."""
         if self.tableau.family == NC_DIRK:
             return self.tableau.n_stages, 2
+        if self.tableau.family == NC_IMEX:
+            return self.tableau.n_stages, 3
         if self.tableau.family == NC_RADAU:
             return self.tableau.n_stages, 5
         return 0, 0

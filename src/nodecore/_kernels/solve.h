@@ -15,7 +15,7 @@ enum nc_status {
 
 enum { NC_MAX_STAGES = 32, NC_MAX_DEGREE = 8, NC_MAX_PARTS = 8 };
 
-enum nc_family { NC_EXPLICIT = 0, NC_DIRK, NC_RADAU, NC_ROSENBROCK, NC_SPLIT, NC_EXPM };
+enum nc_family { NC_EXPLICIT = 0, NC_DIRK, NC_RADAU, NC_ROSENBROCK, NC_SPLIT, NC_EXPM, NC_IMEX };
 
 /* A splitting method: the flows of a step, and behind them those of the step of Lie's scheme with which it
  * is compared. See methods/split.h. */

@@ -6,6 +6,7 @@
 #include "methods/rk.h"
 #include "methods/newton.h"
 #include "methods/dirk.h"
+#include "methods/imex.h"
 #include "methods/radau.h"
 #include "methods/rosenbrock.h"
 #include "methods/expm.h"

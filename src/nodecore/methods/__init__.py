@@ -126,6 +126,12 @@ def _find(name: str, families: tuple[str, ...]) -> Registered:
     key = _normal(name)
     if key in index:
         return _method(index[key])
+    everywhere = _index(FAMILIES)
+    if key in everywhere:
+        raise InputError(
+            f"{everywhere[key]} solves the sum of an nc.Split (its first part implicitly, its second "
+            "explicitly), not a field as a whole"
+        )
     import difflib  # only a wrong name needs it
 
     near = difflib.get_close_matches(key, index, n=1, cutoff=0.0)

@@ -145,9 +145,7 @@ static void FN(refresh)(FN(lanes) *s)
     }
     if (!any)
         return;
-    FN(stage_time)(T, 0.0);
-    FN(field)(T, T->y, s->dense, NULL);
-    FN(select_lanes)(T->k[0], s->dense, s->fresh_mask, T->p->dim, s->L);
+    FN(method_first)(T, s->fresh_mask, s->dense);
     for (int64_t l = 0; l < s->L; l++)
         if (s->fresh_mask[l]) {
             s->fev[l]++;
@@ -270,13 +268,10 @@ static int FN(tile_step)(FN(lanes) *s)
             REAL *swap = T->y;
             T->y = T->y1;
             T->y1 = swap;
-            swap = T->k[0];
-            T->k[0] = T->k[last];
-            T->k[last] = swap;
         } else {
             FN(select_lanes)(T->y, T->y1, s->mask, D, L);
-            FN(select_lanes)(T->k[0], T->k[last], s->mask, D, L);
         }
+        FN(method_advance)(T, s->mask, all_accepted);
     }
 
     for (int64_t l = 0; l < L; l++) {

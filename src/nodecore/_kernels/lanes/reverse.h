@@ -42,7 +42,7 @@ static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
     NC_TAKE(s->mask, n);
     NC_TAKE(s->fresh, n);
     NC_TAKE(s->lambda, rows);
-    NC_TAKE(s->carried, rows);
+    NC_TAKE(s->carried, 2 * rows); /* of both parts, of an additive method */
     NC_TAKE(s->sum, rows);
     NC_TAKE(s->kappa, rows);
     NC_TAKE(s->lambda_n, rows);
@@ -106,7 +106,7 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
             FN(lane_in)(T->base[NC_SP_S], (const REAL *)p->sample_values + b * p->n_sample,
                         p->n_sample, L, l);
             for (int64_t i = 0; i < D; i++)
-                s->lambda[i * L + l] = s->carried[i * L + l] = 0;
+                s->lambda[i * L + l] = s->carried[i * L + l] = s->carried[(D + i) * L + l] = 0;
             for (int64_t i = 0; i < p->n_sample; i++)
                 s->sbar[i * L + l] = 0;
         }
@@ -123,7 +123,7 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
                 FN(lane_copy)(T->base[NC_SP_S], l, T->base[NC_SP_S], leader, p->n_sample, L);
             }
             for (int64_t i = 0; i < D; i++)
-                s->lambda[i * L + l] = s->carried[i * L + l] = 0;
+                s->lambda[i * L + l] = s->carried[i * L + l] = s->carried[(D + i) * L + l] = 0;
         }
     }
     return 1;
@@ -591,7 +591,7 @@ static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
         T->at_stop[l] = T->after_stop[l] = 0;
     }
     memset(s->lambda, 0, (size_t)(D * s->L) * sizeof(REAL));
-    memset(s->carried, 0, (size_t)(D * s->L) * sizeof(REAL));
+    memset(s->carried, 0, (size_t)(2 * D * s->L) * sizeof(REAL));
     FN(method_reset)(T);
     FN(method_aim)(T, s->sinks.acc);
     memset(s->sbar, 0, (size_t)(p->n_sample * s->L) * sizeof(double));

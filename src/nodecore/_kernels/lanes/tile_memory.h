@@ -21,6 +21,7 @@ static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
 {
     const nc_problem *p = s->p;
     const nc_tableau *m = s->method = p->method;
+    s->whole = p;
     size_t used = 0;
     int64_t L = s->L, D = p->dim, rows = D * L + FN(SLACK), lanes = L + 16;
     NC_TAKE(s->y, rows);
@@ -52,6 +53,13 @@ static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
     for (int i = 0; i < (backward ? 8 : 5); i++)
         if (programs[i]->rf_rows > registers)
             registers = programs[i]->rf_rows;
+    for (int j = 0; j < p->n_parts && m->family == NC_IMEX; j++) {
+        const nc_problem *q = p->parts + j;
+        const nc_program *theirs[] = {&q->field, &q->field_keep, &q->tangent};
+        for (int i = 0; i < 3; i++)
+            if (theirs[i]->rf_rows > registers)
+                registers = theirs[i]->rf_rows;
+    }
     if (m->family != NC_EXPLICIT && FN(column_lanes)(D) > width)
         width = FN(column_lanes)(D);
     NC_TAKE(s->base[NC_SP_RF], registers * width + FN(SLACK));

@@ -15,6 +15,40 @@ static void FN(method_start)(FN(tile) *s, int64_t l)
         FN(newton_start)(s, l);
 }
 
+/* Are a lane's first derivatives those of the parts, of which the queue knows only the sum? */
+static int FN(starts_in_parts)(const nc_tableau *m)
+{
+    return m->family == NC_IMEX;
+}
+
+/* The first derivative at y, in the masked lanes, where it is a field value. scratch is [D][L]. */
+static void FN(method_first)(FN(tile) *s, const RINT *mask, REAL *scratch)
+{
+    FN(stage_time)(s, 0.0);
+    if (s->method->family == NC_IMEX) {
+        FN(imex_first)(s, mask, scratch);
+        return;
+    }
+    FN(field)(s, s->y, scratch, NULL);
+    FN(select_lanes)(s->k[0], scratch, mask, s->p->dim, s->L);
+}
+
+/* The lanes that moved have the next step's first derivatives in their place; all: every lane moved. */
+static void FN(method_advance)(FN(tile) *s, const RINT *moved, int all)
+{
+    int n = s->method->n_step, parts = s->method->family == NC_IMEX ? 2 : 1;
+    for (int i = 0; i < parts; i++) {
+        REAL **first = s->k + i * (n / parts), **last = s->k + (i + 1) * (n / parts) - 1;
+        if (all) {
+            REAL *swap = *first;
+            *first = *last;
+            *last = swap;
+        } else {
+            FN(select_lanes)(*first, *last, moved, s->p->dim, s->L);
+        }
+    }
+}
+
 /* y1 and the stages that it needs. k[0] must be there. Afterwards n.failed says where it went wrong; part
  * is [8][L]. */
 static void FN(method_step)(FN(tile) *s, double *part)
@@ -28,6 +62,9 @@ static void FN(method_step)(FN(tile) *s, double *part)
         return;
     case NC_RADAU:
         FN(radau_step)(s, part);
+        return;
+    case NC_IMEX:
+        FN(imex_step)(s, part);
         return;
     case NC_SPLIT:
         FN(split_step)(s, part);
@@ -82,11 +119,14 @@ static void FN(method_restore)(FN(tile) *s)
 {
     if (!FN(iterates)(s->method))
         return;
+    if (s->method->family == NC_IMEX)
+        s->p = s->whole->parts;
     FN(newton_restore)(s);
-    if (s->method->family == NC_DIRK)
-        FN(newton_factor)(s, s->n.ask);
-    else
+    if (s->method->family == NC_RADAU)
         FN(radau_factor)(s, s->n.ask);
+    else
+        FN(newton_factor)(s, s->n.ask);
+    s->p = s->whole;
 }
 
 /* Evaluations per lane of the last step: of the field, of the Jacobian, factorisations. */
@@ -121,6 +161,9 @@ static void FN(method_reverse)(FN(tile) *s, int n, const FN(cotangents) *c)
         return;
     case NC_RADAU:
         FN(radau_reverse)(s, c);
+        return;
+    case NC_IMEX:
+        FN(imex_reverse)(s, c);
         return;
     case NC_SPLIT:
         FN(split_reverse)(s, c);

@@ -39,6 +39,7 @@ typedef struct {
 typedef struct FN(tile_) {
     const nc_problem *p;
     const nc_tableau *method;
+    const nc_problem *whole;  /* of a sum whose parts are evaluated through this tile: see imex.h */
     struct FN(split_) *split; /* the parts of a sum: see split.h */
     struct FN(expm_) *expm;   /* exponentials of a linear part: see expm.h */
     int64_t L;
