@@ -29,6 +29,8 @@ class Stats:
         Steps.
     nfev, njev, nlu : int or (B,) int64
         Evaluations of the field, of its Jacobian, factorisations.
+    switches : int or (B,) int64
+        How often ``method="auto"`` went from one method to the other.
     storage_bytes : int
         The peak of everything kept for the backward pass.
     recomputed_steps : int
@@ -41,6 +43,7 @@ class Stats:
     nfev: Any
     njev: Any
     nlu: Any
+    switches: Any
     storage_bytes: int
     recomputed_steps: int
 
@@ -120,7 +123,7 @@ class Solution:
     @property
     def stats(self) -> Stats:
         ints = self._run.ints
-        each = (ints[0], ints[1], ints[2], ints[4], ints[5])
+        each = (ints[0], ints[1], ints[2], ints[4], ints[5], ints[6])
         if not self._in.state.batched:
             each = tuple([int(a[0]) for a in each])  # type: ignore[assignment]
         return Stats(
