@@ -9,7 +9,7 @@ import nodecore
 
 ROOT = Path(nodecore.__file__).parent
 LAYERS = [
-    ["status", "tree"],
+    ["status", "tree", "plot"],
     [
         "_kernels",
         "ir",
@@ -20,6 +20,7 @@ LAYERS = [
         "_inputs",
         "_failure",
         "_adjoint",
+        "_stability",
     ],
     ["plan"],
     ["gradient"],

@@ -13,7 +13,7 @@ A field is plain NumPy for one sample::
 
 Solving: `solve`, `field`, `opaque`, `methods`, and the step-size controllers. Gradients:
 `Solution.vjp`, `Solution.value_and_grad`, `gradcheck`, `gradient_error`; in fields, `jvp`, `vjp`,
-`grad`, `divergence`. Training: `fit`, `nn`, `optim`, `losses`, `ravel`.
+`grad`, `divergence`. Training: `fit`, `nn`, `optim`, `losses`, `ravel`. Seeing: `stability`.
 """
 
 from nodecore import losses, methods, nn, optim
@@ -22,6 +22,7 @@ from nodecore._check import gradcheck, gradient_error
 from nodecore._field import field, opaque
 from nodecore._fit import fit
 from nodecore._solve import solve
+from nodecore._stability import Stability, stability
 from nodecore.control import FixedStep, IController, PIController, PIDController
 from nodecore.ir.transforms import divergence, grad, jvp, vjp
 from nodecore.plan import show_config
@@ -33,6 +34,7 @@ from nodecore.status import (
     PrecisionWarning,
     SolveError,
     Status,
+    StiffnessWarning,
     TraceError,
 )
 from nodecore.tree import ravel
@@ -52,7 +54,9 @@ __all__ = [
     "PrecisionWarning",
     "Solution",
     "SolveError",
+    "Stability",
     "Status",
+    "StiffnessWarning",
     "TraceError",
     "divergence",
     "field",
@@ -69,5 +73,6 @@ __all__ = [
     "ravel",
     "show_config",
     "solve",
+    "stability",
     "vjp",
 ]

@@ -1,0 +1,103 @@
+"""Pictures: what `Stability.plot`, `Diagnosis.plot`, `Solution.plot` and `FitResult.plot` draw.
+
+matplotlib is optional and imported when the first picture is asked for. The functions here draw
+what they are handed and compute nothing but what is drawn, so this module knows no other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nodecore.status import Error
+
+Array = npt.NDArray[Any]
+
+BLUE, RED, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "0.45"
+
+
+class MissingError(Error, ImportError):
+    """An optional package is not installed."""
+
+
+def pyplot() -> Any:
+    """matplotlib.pyplot.
+
+    Raises
+    ------
+    MissingError
+        If matplotlib is not installed; the message says how to install it.
+    """
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise MissingError(
+            'pictures need matplotlib, which is not installed: pip install "nodecore[plot]"'
+        ) from error
+    return plt
+
+
+def _bare(*axes: Any) -> None:
+    """Without the lines that carry nothing."""
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+
+
+# ---- Stability regions ---------------------------------------------------------------------------
+
+
+def _window(found: Any) -> tuple[float, float, float]:
+    """Left, right and top of a picture that shows the whole boundary of a region."""
+    r = np.geomspace(1e-2, 60.0, 600)[:, None]
+    angle = np.linspace(0, np.pi, 181)
+    z = r * np.exp(1j * angle)
+    inside = np.abs(found.R(z)) <= 1 + 1e-9
+    if found.a_stable:
+        out = z[~inside & (z.real > 1e-6)]  # where it is not stable
+        if not out.size or np.abs(out).max() > 50:  # a half-plane
+            return -4.0, 4.0, 4.0
+        right, top = out.real.max(), out.imag.max()
+        return -0.6 * right, 1.2 * right, 1.25 * top
+    # The part that hangs together with the origin: a ray's first way out.
+    first = np.where(inside.all(axis=0), len(r), np.argmin(inside, axis=0))
+    seen = z[inside & (np.arange(len(r))[:, None] < first)]
+    left, top = seen.real.min(), seen.imag.max()
+    return 1.25 * left, max(0.5 * -left, 1.25 * seen.real.max()), 1.35 * top
+
+
+def stability(found: Any, ax: Any = None) -> Any:
+    """The region |R(z)| <= 1 of a `Stability`, and its limits on the axes."""
+    if ax is None:
+        ax = pyplot().figure(figsize=(4.2, 4.0), layout="constrained").subplots()
+    left, right, top = _window(found)
+    region(found, ax, (left, right), (-top, top))
+    for limit, point in ((found.real_limit, -1), (found.imaginary_limit, 1j)):
+        if 0 < limit < np.inf:
+            z = limit * point
+            ax.plot([z.real], [z.imag], "o", color=RED, ms=4, zorder=3)
+            ax.annotate(
+                f"{'−' if point == -1 else ''}{limit:.4g}{'' if point == -1 else 'i'}",
+                (z.real, z.imag), xytext=(5, 5), textcoords="offset points",
+                color=RED, fontsize="small", zorder=3,
+            )  # fmt: skip
+    ax.set(xlabel=r"Re $h\lambda$", ylabel=r"Im $h\lambda$", title=found.method)
+    return ax
+
+
+def region(
+    found: Any, ax: Any, x: tuple[float, float], y: tuple[float, float], *, n: int = 501
+) -> None:
+    """Fill |R(z)| <= 1 within a rectangle, with the unit contour, at equal scales."""
+    re, im = np.linspace(*x, n), np.linspace(*y, n)
+    size = np.abs(found.R(re + 1j * im[:, None]))
+    size = np.where(np.isfinite(size), size, 1e300)
+    ax.axhline(0, color="0.75", lw=0.6, zorder=0)
+    ax.axvline(0, color="0.75", lw=0.6, zorder=0)
+    ax.contourf(re, im, size, levels=[0, 1], colors=[BLUE], alpha=0.18, zorder=1)
+    ax.contour(re, im, size, levels=[1], colors=[BLUE], linewidths=1.4, zorder=2)
+    ax.set(xlim=x, ylim=y)
+    ax.set_aspect("equal")
+    ax.locator_params(nbins=6, steps=[1, 2, 5, 10])
+    _bare(ax)
