@@ -27,7 +27,8 @@ LAYERS = [
     ["_run", "_forward", "_continuous"],
     ["solution"],
     ["_solve"],
-    ["_check", "nn", "optim", "losses", "samples", "objective", "_fit"],
+    ["_batched"],
+    ["_check", "_diagnose", "nn", "optim", "losses", "samples", "objective", "_fit"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 MODULES = [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]

@@ -13,12 +13,14 @@ A field is plain NumPy for one sample::
 
 Solving: `solve`, `field`, `opaque`, `methods`, and the step-size controllers. Gradients:
 `Solution.vjp`, `Solution.value_and_grad`, `gradcheck`, `gradient_error`; in fields, `jvp`, `vjp`,
-`grad`, `divergence`. Training: `fit`, `nn`, `optim`, `losses`, `ravel`. Seeing: `stability`.
+`grad`, `divergence`. Training: `fit`, `nn`, `optim`, `losses`, `ravel`. Seeing:
+`stability`, `diagnose`.
 """
 
 from nodecore import losses, methods, nn, optim
 from nodecore._adjoint import Continuous, Discrete
 from nodecore._check import gradcheck, gradient_error
+from nodecore._diagnose import Diagnosis, diagnose
 from nodecore._field import field, opaque
 from nodecore._fit import fit
 from nodecore._solve import solve
@@ -43,6 +45,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Continuous",
+    "Diagnosis",
     "Discrete",
     "Error",
     "FixedStep",
@@ -58,6 +61,7 @@ __all__ = [
     "Status",
     "StiffnessWarning",
     "TraceError",
+    "diagnose",
     "divergence",
     "field",
     "fit",

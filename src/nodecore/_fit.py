@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nodecore import tree
+from nodecore import methods, tree
 from nodecore.objective import Objective
 from nodecore.optim import Adam
 from nodecore.samples import Array, InitialStates, Samples, float_array
-from nodecore.status import GradientError, InputError
+from nodecore.status import GradientError, InputError, StiffnessWarning
 
 _HISTORY = np.dtype(
     [
@@ -230,6 +232,11 @@ def fit(
     GradientError
         If the loss or its gradient becomes non-finite.
 
+    Warns
+    -----
+    StiffnessWarning
+        Once, when a solve takes four times as many evaluations as in the first steps.
+
     Examples
     --------
     Decay at an unknown rate, seen with one gap:
@@ -267,6 +274,7 @@ def fit(
     every = max(1, steps // 100)
     begin = time.perf_counter()
     done = 0
+    watch = _Watch(implicit=not _explicit(options.get("method")))
     with _ProgressBar(steps, progress) as bar:
         for step in range(steps):
             index = next(batches)
@@ -274,6 +282,7 @@ def fit(
             value, grads, work, failures = model.gradient(variables, start, batch, index)
             if not np.isfinite(value):
                 raise GradientError(f"fit: the loss is {value} at step {step}")
+            watch.see(step, work / batch.n)
             variables, state = optimizer.update(variables, grads, state)
             scored = np.nan
             if held_out is not None and (step % every == 0 or step == steps - 1):
@@ -322,6 +331,49 @@ def _validation_data(validation: Any, options: Mapping[str, Any]) -> Samples | N
         raise InputError("fit: validation is (y0, t, target) or (y0, t, target, args)")
     y0, t, target, args = (*validation, None)[:4]
     return Samples(y0, t, target, args, options.get("batch"))
+
+
+def _explicit(method: Any) -> bool:
+    try:
+        return method is None or methods.get(method, methods.FAMILIES).explicit
+    except InputError:  # a scheme of parts, or a name that solve will refuse
+        return False
+
+
+class _Watch:
+    """Warns, once, when solves take several times the work of the first ones."""
+
+    FIRST, LAST, GROWTH = 10, 5, 4.0
+
+    def __init__(self, implicit: bool) -> None:
+        self._implicit = implicit
+        self._first: list[float] = []
+        self._last: deque[float] = deque(maxlen=self.LAST)
+        self._warned = False
+
+    def see(self, step: int, work: float) -> None:
+        """Evaluations of the field a sample, in the solve of a step.
+
+        Medians are compared: one hard batch among easy ones is no growth.
+        """
+        if len(self._first) < self.FIRST:
+            self._first.append(work)
+            return
+        self._last.append(work)
+        before, now = float(np.median(self._first)), float(np.median(self._last))
+        if self._warned or len(self._last) < self.LAST or now < self.GROWTH * before:
+            return
+        self._warned = True
+        other = ", or solve by an implicit method, solve={'method': 'kvaerno5'}"
+        warnings.warn(
+            f"fit: at step {step} a solve takes {now:,.0f} evaluations of the field a sample, "
+            f"{now / before:.1f} times as many as in the first {self.FIRST} steps ({before:,.0f}): "
+            "what is learned has become stiff, or faster than the data can tell. Hold it back "
+            f"(a smaller learning rate, weight decay, bounded outputs){'' if self._implicit else other}. "
+            "nc.diagnose, with the parameters that a callback sees, shows how fast it is",
+            StiffnessWarning,
+            stacklevel=3,  # the caller of fit
+        )
 
 
 class _ProgressBar:

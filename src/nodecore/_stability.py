@@ -96,8 +96,9 @@ class Stability:
         Parameters
         ----------
         eigenvalues : complex array_like
-            Of the Jacobian of the field. One with a positive real part counts by its imaginary
-            part alone: its growth is the problem's own, and nothing to suppress.
+            Of the Jacobian of the field. Those with a positive real part do not count: their growth
+            is the problem's own, which accurate steps follow. (A real part that is rounding beside
+            the largest eigenvalue counts as zero.)
 
         Returns
         -------
@@ -113,14 +114,13 @@ class Stability:
         if self.a_stable:
             return float("inf")
         values = np.ravel(np.asarray(eigenvalues, np.complex128))
+        rounding = 1e-9 * np.abs(values).max(initial=0)
+        values = values[values.real <= rounding]
         # a conjugate pair has one limit
         values = np.unique(np.minimum(values.real, 0) + 1j * np.abs(values.imag))
-        values = values[np.argsort(-np.abs(values))]
         best = float("inf")
-        for value in values:
+        for value in values[values != 0]:
             size = abs(value)
-            if size == 0:
-                break
             if value.imag == 0:
                 limit = self.real_limit
             elif value.real == 0:

@@ -101,3 +101,87 @@ def region(
     ax.set_aspect("equal")
     ax.locator_params(nbins=6, steps=[1, 2, 5, 10])
     _bare(ax)
+
+
+# ---- Diagnoses -----------------------------------------------------------------------------------
+
+
+def _time_axis(t: Array, start: float, end: float) -> tuple[Array, bool]:
+    """Times to be drawn, and whether on a logarithmic axis: where most of them are near the start.
+
+    Those of the steps are where something happens; on a logarithmic axis they count from the start.
+    """
+    passed = np.abs(t - start)
+    if len(t) > 10 and np.median(passed) < 0.01 * abs(end - start):
+        return passed, True
+    return t, False
+
+
+def diagnosis(found: Any) -> Any:
+    """The spectrum over time, and the steps of two solves against the limit of stability."""
+    plt = pyplot()
+    figure, (top, bottom) = plt.subplots(
+        2, 1, sharex=True, figsize=(6.4, 5.2), layout="constrained", height_ratios=(1, 1)
+    )
+    start, end = found._span
+    solved = found.implicit if found.implicit.finished else found.explicit
+    _, log = _time_axis(solved.t, start, end)
+
+    def shown(t: Array) -> Array:
+        return np.abs(t - start) if log else t
+
+    x = np.repeat(shown(found.t), found.eigenvalues.shape[1])
+    values = found.eigenvalues.reshape(-1)
+    alpha = float(np.clip(400 / max(len(x), 1), 0.15, 0.9))
+    for rate, color, marker, label in (
+        (-values.real, BLUE, "o", r"decay, $-\mathrm{Re}\,\lambda > 0$"),
+        (values.real, RED, "^", r"growth, $\mathrm{Re}\,\lambda > 0$"),
+        (np.abs(values.imag), GREY, "_", r"oscillation, $|\mathrm{Im}\,\lambda|$"),
+    ):
+        kept = rate > 1e-9 * found.spectral_radius
+        if kept.any():
+            top.plot(
+                x[kept], rate[kept], marker, color=color, ms=3, mew=0.8, alpha=alpha, label=label,
+                rasterized=len(x) > 5000,
+            )  # fmt: skip
+    top.set_yscale("log")
+    top.set_ylabel("rate (1 / time)")
+    for handle in _legend(top):
+        handle.set_alpha(1)
+
+    limits = np.where(np.isfinite(found.limits) & (found.limits > 0), found.limits, np.nan)
+    for trial, color, order in ((found.explicit, RED, 4), (found.implicit, GREEN, 2)):
+        if len(trial.t):
+            ended = "" if trial.finished else ", stopped"
+            bottom.plot(
+                shown(trial.t), trial.h, color=color, lw=1.3, zorder=order, drawstyle="steps-post",
+                label=f"{trial.method}: {trial.steps:,} steps{ended}",
+            )  # fmt: skip
+    if np.isfinite(limits).any():
+        bottom.plot(
+            shown(found.t), limits, color=BLUE, lw=1.2, ls=(0, (4, 2)), zorder=3,
+            label=f"limit of stability of {found.method}",
+        )  # fmt: skip
+    bottom.set_yscale("log")
+    bottom.set_ylabel("step size")
+    bottom.set_xlabel(f"t − {start:g}" if log and start else "t")
+    if log:
+        bottom.set_xscale("log")
+        bottom.set_xlim(shown(solved.t)[1:2].min(initial=np.inf) * 0.5, abs(end - start))
+    else:
+        bottom.set_xlim(min(start, end), max(start, end))
+    _legend(bottom)
+    _bare(top, bottom)
+    figure.suptitle(
+        f"recommended: {found.recommended}", x=0.01, ha="left", fontsize="medium", fontweight="bold"
+    )
+    return figure
+
+
+def _legend(ax: Any) -> Any:
+    """Above the axes, in one row, so that it covers nothing; returns its handles."""
+    legend = ax.legend(
+        frameon=False, ncols=3, fontsize="small", loc="lower right", bbox_to_anchor=(1.0, 1.0),
+        borderaxespad=0.2, columnspacing=1.2, handlelength=1.6,
+    )  # fmt: skip
+    return legend.legend_handles
