@@ -312,7 +312,10 @@ class _Sample:
                 message = "the deadline passed"
                 break
             start = solver.t, solver.y
-            failed = solver.step()
+            try:
+                failed = solver.step()
+            except ValueError as error:  # of a Jacobian that is not finite
+                solver.status, failed = "failed", str(error)
             if solver.status == "failed":
                 message = str(failed)
                 break

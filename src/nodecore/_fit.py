@@ -364,13 +364,14 @@ class _Watch:
         if self._warned or len(self._last) < self.LAST or now < self.GROWTH * before:
             return
         self._warned = True
-        other = ", or solve by an implicit method, solve={'method': 'kvaerno5'}"
+        way_out = "a smaller learning rate, weight decay, bounded outputs"
+        if not self._implicit:
+            way_out += "; or an implicit method, solve={'method': 'kvaerno5'}"
         warnings.warn(
             f"fit: at step {step} a solve takes {now:,.0f} evaluations of the field a sample, "
             f"{now / before:.1f} times as many as in the first {self.FIRST} steps ({before:,.0f}): "
-            "what is learned has become stiff, or faster than the data can tell. Hold it back "
-            f"(a smaller learning rate, weight decay, bounded outputs){'' if self._implicit else other}. "
-            "nc.diagnose, with the parameters that a callback sees, shows how fast it is",
+            "what is learned has become stiff, or faster than the data can tell. What helps: "
+            f"{way_out}. nc.diagnose, with the parameters that a callback sees, shows the rates",
             StiffnessWarning,
             stacklevel=3,  # the caller of fit
         )
