@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nodecore import _inputs, methods, tree
+from nodecore import _inputs, methods, plot, tree
 from nodecore._batched import Batched
 from nodecore._failure import failure
 from nodecore._field import Field, Opaque
@@ -216,8 +216,6 @@ class Diagnosis:
         -------
         matplotlib.figure.Figure
         """
-        from nodecore import plot
-
         return plot.diagnosis(self)
 
 

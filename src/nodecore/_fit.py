@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nodecore import methods, tree
+from nodecore import methods, plot, tree
 from nodecore.objective import Objective
 from nodecore.optim import Adam
 from nodecore.samples import Array, InitialStates, Samples, float_array
@@ -108,19 +108,6 @@ class FitResult:
         -------
         matplotlib.figure.Figure
         """
-        import matplotlib.pyplot as plt
-
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-        left.plot(self.history["step"], self.history["loss"], lw=1, label="training")
-        evaluated = np.isfinite(self.history["validation"])
-        if evaluated.any():
-            rows = self.history[evaluated]
-            left.plot(rows["step"], rows["validation"], lw=1, label="validation")
-            left.legend(frameon=False)
-        if (self.history["loss"] > 0).all():
-            left.set_yscale("log")
-        left.set(xlabel="step", ylabel="loss")
-
         data = self._data
         if data.batched:
             data = data.take(np.arange(min(6, data.n)))
@@ -129,19 +116,16 @@ class FitResult:
         y0 = self.y0
         if data.batched:
             y0 = tree.map(lambda leaf: np.asarray(leaf)[: data.n], y0)
-        options = self._model.options.get("batch")
-        drawn = Samples(y0, grid, None, data.args, options)
+        drawn = Samples(y0, grid, None, data.args, self._model.options.get("batch"))
         curves = self._model.predict(self.params, drawn)
-        for k, t in enumerate(data.times()):
+        series = [
+            (fine[k], pred, t, target)
+            for k, t in enumerate(data.times())
             for pred, target in zip(
                 drawn.columns(curves, k), data.columns(data.target, k), strict=True
-            ):
-                right.set_prop_cycle(None)
-                lines = right.plot(fine[k], pred, lw=1)
-                for line, column in zip(lines, target.T, strict=False):
-                    right.plot(t, column, ".", color=line.get_color(), ms=4)
-        right.set(xlabel="t", ylabel="prediction and target")
-        return figure
+            )
+        ]
+        return plot.fit(self.history, series)
 
     def __repr__(self) -> str:
         last = self.history[-1] if len(self.history) else None

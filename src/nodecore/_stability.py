@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nodecore import methods
+from nodecore import methods, plot
 from nodecore.methods import Method, order
 from nodecore.methods.tableau import FloatArray
 
@@ -144,8 +144,6 @@ class Stability:
         -------
         matplotlib.axes.Axes
         """
-        from nodecore import plot
-
         return plot.stability(self, ax)
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ what they are handed and compute nothing but what is drawn, so this module knows
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -185,3 +186,47 @@ def _legend(ax: Any) -> Any:
         borderaxespad=0.2, columnspacing=1.2, handlelength=1.6,
     )  # fmt: skip
     return legend.legend_handles
+
+
+# ---- Solutions and fits --------------------------------------------------------------------------
+
+
+def solution(
+    series: Sequence[tuple[Array, Array, Array, Array]], labels: Sequence[str], ax: Any = None
+) -> Any:
+    """Components over time; of each sample (line t (K,), y (K, D), output t (T,), y (T, D))."""
+    if ax is None:
+        ax = pyplot().figure(figsize=(6.4, 3.4), layout="constrained").subplots()
+    for k, (line_t, line_y, t, y) in enumerate(series):
+        ax.set_prop_cycle(None)
+        lines = ax.plot(line_t, line_y, lw=1.2)
+        for line, column, label in zip(lines, y.T, labels, strict=True):
+            ax.plot(t, column, ".", color=line.get_color(), ms=4)
+            if k == 0:
+                line.set_label(label)
+    if len(labels) <= 12:
+        ax.legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1.0, 1.0))
+    ax.set(xlabel="t", ylabel="y")
+    _bare(ax)
+    return ax
+
+
+def fit(history: Array, series: Sequence[tuple[Array, Array, Array, Array]]) -> Any:
+    """The loss over the steps; predictions (fine t, values) through targets (t, values)."""
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    left.plot(history["step"], history["loss"], lw=1, label="training")
+    rows = history[np.isfinite(history["validation"])]
+    if len(rows):
+        left.plot(rows["step"], rows["validation"], lw=1, label="validation")
+        left.legend(frameon=False)
+    if (history["loss"] > 0).all():
+        left.set_yscale("log")
+    left.set(xlabel="step", ylabel="loss")
+    for fine, pred, t, target in series:
+        right.set_prop_cycle(None)
+        lines = right.plot(fine, pred, lw=1)
+        for line, column in zip(lines, target.T, strict=False):
+            right.plot(t, column, ".", color=line.get_color(), ms=4)
+    right.set(xlabel="t", ylabel="prediction and target")
+    _bare(left, right)
+    return figure
