@@ -238,6 +238,16 @@ def test_the_picture(case):
     plt.close(figure)
 
 
+def test_a_problem_without_any_rate():
+    pytest.importorskip("matplotlib").use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = nc.diagnose(lambda t, y: 0 * y + 1, 1.0, [0.0, 1.0])
+    assert found.spectral_radius == 0 and found.stable_step == np.inf
+    assert found.recommended == "tsit5"
+    plt.close(found.plot())
+
+
 def test_it_prints_the_numbers():
     text = repr(nc.diagnose(van_der_pol, [2.0, 0.0], [0.0, 20.0], 2.0))
     for word in ("spectral radius", "stiffness ratio", "stable step", "recommended", "tsit5"):

@@ -18,7 +18,6 @@ from nodecore._solve import solve
 from nodecore._stability import Stability
 from nodecore.ir.arity import field_arguments
 from nodecore.ir.transforms import jvp
-from nodecore.solution import Solution
 from nodecore.status import InputError, Status
 
 ComplexArray = npt.NDArray[np.complex128]
@@ -287,8 +286,8 @@ class _Sample:
             y,
         )
 
-    def radau(self, seconds: float) -> Trial:
-        """The same by SciPy's Radau IIA method of order 5."""
+    def radau(self, method: str, seconds: float) -> Trial:
+        """The same by SciPy's Radau IIA method of order 5, where ``method`` cannot be stepped."""
         from scipy.integrate import Radau
 
         begin = time.perf_counter()
@@ -460,7 +459,8 @@ def diagnose(
             "nc.opaque(fun, jac=...)"
         )
     deadline = _inputs.number("deadline", deadline, infinite=True)
-    y0 = tree.map(lambda leaf: np.asarray(leaf, np.float64), _inputs_checked(y0, batch))
+    _inputs.state(y0, batch)  # which says what is wrong with y0 as it was given
+    y0 = tree.map(lambda leaf: np.asarray(leaf, np.float64), y0)
     state = _inputs.state(y0, batch)
     when = _inputs.times(t, len(state.y0), state.batched)
     ends = np.array([when.of(b)[[0, -1]] for b in range(len(state.y0))])
@@ -469,39 +469,35 @@ def diagnose(
     options = {"rtol": rtol, "atol": atol, "threads": threads}
     b = None
     if state.batched:
-        sol = solve(
-            field, y0, ends, params, args, batch=True, method=explicit, on_failure="mark",
-            max_steps=_MOST_STEPS, deadline=deadline / 3, **options,
-        )  # fmt: skip
-        b = _hardest(sol, ends)
-        pick = b
-        y0, args = (tree.map(lambda a: np.asarray(a)[pick], x) for x in (y0, args))
+        b = _hardest(field, y0, ends, params, args, explicit, deadline / 3, options)
+        y0, args = (tree.map(lambda a, b=b: np.asarray(a)[b], x) for x in (y0, args))
     one = _Sample(field, y0, ends[b or 0], params, args, options)
     first = one.solve(explicit.name, deadline / 3)
-    if "kvaerno5" in methods.names():
-        second = one.solve("kvaerno5", deadline / 3)
-    else:
-        second = one.radau(deadline / 3)
-    kept = first if first.finished or abs(first.end - one.ends[0]) >= abs(
-        second.end - one.ends[0]
-    ) else second  # fmt: skip
-    times, eigenvalues = _spectrum(one, kept)
-    return Diagnosis(
-        b, len(ends), (float(one.ends[0]), float(one.ends[1])), first, second, times, eigenvalues,
-        rtol,
+    implicit = one.solve if "kvaerno5" in methods.names() else one.radau
+    second = implicit("kvaerno5", deadline / 3)
+    come = [abs(trial.end - one.ends[0]) for trial in (first, second)]
+    times, eigenvalues = _spectrum(one, first if come[0] >= come[1] else second)
+    span = (float(one.ends[0]), float(one.ends[1]))
+    return Diagnosis(b, len(ends), span, first, second, times, eigenvalues, rtol)
+
+
+def _hardest(
+    field: Any,
+    y0: Any,
+    ends: Array,
+    params: Any,
+    args: Any,
+    method: Any,
+    seconds: float,
+    options: dict[str, Any],
+) -> int:
+    """The sample of a batch that would take most steps to the end."""
+    sol = solve(
+        field, y0, ends, params, args, batch=True, method=method, on_failure="mark",
+        max_steps=_MOST_STEPS, deadline=seconds, **options,
     )  # fmt: skip
-
-
-def _inputs_checked(y0: Any, batch: bool | None) -> Any:
-    _inputs.state(y0, batch)  # its messages name what is wrong with y0 as it was given
-    return y0
-
-
-def _hardest(sol: Solution, ends: Array) -> int:
-    """The sample that would take most steps to the end."""
     steps = np.asarray(sol.stats.accepted + sol.stats.rejected, float)
-    reached = sol._run.floats[0]
-    part = np.abs(reached - ends[:, 0]) / np.abs(ends[:, 1] - ends[:, 0])
+    part = np.abs(sol._run.floats[0] - ends[:, 0]) / np.abs(ends[:, 1] - ends[:, 0])
     part[[Status(int(s)).ok for s in sol.status]] = 1.0
     return int(np.argmax(steps / np.maximum(part, 1e-12)))
 

@@ -181,6 +181,8 @@ def diagnosis(found: Any) -> Any:
 
 def _legend(ax: Any) -> Any:
     """Above the axes, in one row, so that it covers nothing; returns its handles."""
+    if not ax.lines:
+        return []
     legend = ax.legend(
         frameon=False, ncols=3, fontsize="small", loc="lower right", bbox_to_anchor=(1.0, 1.0),
         borderaxespad=0.2, columnspacing=1.2, handlelength=1.6,
