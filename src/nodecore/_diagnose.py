@@ -269,7 +269,7 @@ class _Sample:
         )  # fmt: skip
         if sol.status == Status.NON_FINITE and sol.stats.accepted == 0:
             raise failure(sol)
-        _, _, _, t, h, t_end, y = sol._frozen()
+        t, h, t_end, y = sol._frozen()[3:7]
         work = sol.stats.nfev
         if not methods.get(method).explicit:
             work = 2 * work + sol.stats.njev * self.dim + sol.stats.nlu * self.dim / 3
