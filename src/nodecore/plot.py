@@ -155,7 +155,7 @@ def diagnosis(found: Any) -> Any:
         if len(trial.t):
             ended = "" if trial.finished else ", stopped"
             bottom.plot(
-                shown(trial.t), trial.h, color=color, lw=1.3, zorder=order, drawstyle="steps-post",
+                shown(np.append(trial.t, trial.end)), np.append(trial.h, trial.h[-1]), color=color, lw=1.3, zorder=order, drawstyle="steps-post",
                 label=f"{trial.method}: {trial.steps:,} steps{ended}",
             )  # fmt: skip
     if np.isfinite(limits).any():
