@@ -154,8 +154,9 @@ def diagnosis(found: Any) -> Any:
     for trial, color, order in ((found.explicit, RED, 4), (found.implicit, GREEN, 2)):
         if len(trial.t):
             ended = "" if trial.finished else ", stopped"
+            ends, sizes = np.append(trial.t, trial.end), np.append(trial.h, trial.h[-1])
             bottom.plot(
-                shown(np.append(trial.t, trial.end)), np.append(trial.h, trial.h[-1]), color=color, lw=1.3, zorder=order, drawstyle="steps-post",
+                shown(ends), sizes, color=color, lw=1.3, zorder=order, drawstyle="steps-post",
                 label=f"{trial.method}: {trial.steps:,} steps{ended}",
             )  # fmt: skip
     if np.isfinite(limits).any():
