@@ -19,7 +19,7 @@ from nodecore._field import Field, Opaque
 from nodecore._inputs import Array, State, Times
 from nodecore.gradient import Given, GridRule, OpaquePull
 from nodecore.ir.trace import Spec
-from nodecore.methods import Tableau
+from nodecore.methods import Method
 from nodecore.status import InputError
 
 # enum nc_mode
@@ -32,7 +32,7 @@ class Inputs:
     """Everything a solve was given, read; enough to replay it."""
 
     fun: Any
-    method: Tableau
+    method: Method
     given: Given
     params: Any
     control: tuple[Any, ...]
@@ -43,6 +43,7 @@ class Inputs:
     threads: int = 1
     transform: str = ""  # the field that is solved is made of `fun`: see ir.variational
     curve: tuple[Array, ...] | None = None  # what it reads at each stage: see Run
+    grid_k: Array | None = None  # the stages of a given grid
 
     @property
     def state(self) -> State:
@@ -66,7 +67,7 @@ class Like(NamedTuple):
 class Signature:
     """What follows from shapes, dtypes and options alone: read once, then found."""
 
-    method: Tableau
+    method: Method
     like: Like
     offsets: tuple[Array, Array]
     control: tuple[Any, ...]
@@ -107,7 +108,7 @@ def run(
     if type(inputs.fun) is Field:
         fields = inputs.fun.plans.get((signature, given.params_treedef))
     if fields is not None:
-        uniform = fields.uniform(given.params, inputs.adjoint is not None)
+        uniform = fields.uniform(given.params)
     elif isinstance(inputs.fun, Opaque):
         n_args = 0
         fields = plan.opaque_fields(inputs.fun, inputs.method, dtype, state.y0.shape[1], n_args)
@@ -122,7 +123,7 @@ def run(
         fields = _fields(inputs)
         if type(inputs.fun) is Field and arg.treedef is None and signature is not None:
             inputs.fun.plans[(signature, given.params_treedef)] = fields
-        uniform = fields.uniform(given.params, inputs.adjoint is not None)
+        uniform = fields.uniform(given.params)
     record = None
     if keep:
         record = _adjoint.plan_for(inputs.adjoint or Discrete(), lambda: _counts(inputs, grid))
@@ -142,6 +143,7 @@ def run(
         record,
         opaque,
         inputs.curve,
+        inputs.grid_k,
     )
     seconds = math.inf if deadline is None else deadline
     if progress:
@@ -219,7 +221,7 @@ class _bar:
             self.progress(1.0)
 
 
-def _opaque(inputs: Inputs) -> tuple[tuple[Any, Any], OpaquePull | None]:
+def _opaque(inputs: Inputs) -> tuple[tuple[Any, Any, Any], OpaquePull | None]:
     """The callbacks of an opaque field, with their results checked."""
     fun: Opaque = inputs.fun
     given = inputs.given
@@ -237,10 +239,24 @@ def _opaque(inputs: Inputs) -> tuple[tuple[Any, Any], OpaquePull | None]:
         result = fun.fun(t, y, params, args_for(samples))
         return _inputs.returned(result, y.shape, f"the opaque field {fun.__name__}", "y")
 
+    def jacobian(t: Array, y: Array, samples: Array) -> Array:
+        n, dim = y.shape
+        if fun.jac is not None:
+            result = fun.jac(t, y, params, args_for(samples))
+            who = f"the jac of the opaque field {fun.__name__}"
+            return _inputs.returned(result, (n, dim, dim), who, "the Jacobians")
+        return _differences(call, t, y, samples)
+
     if isinstance(inputs.adjoint, Continuous):
         raise InputError(
             f"the opaque field {fun.__name__} cannot be traced, which the continuous adjoint "
             'needs: use adjoint="discrete" with a vjp'
+        )
+    if inputs.adjoint is not None and inputs.method.family == "rosenbrock":
+        raise InputError(
+            f"{inputs.method.name} has the Jacobian in its formula, so its gradient needs second "
+            f"derivatives, which the opaque field {fun.__name__} does not have: use an ESDIRK "
+            'method such as "kvaerno5"'
         )
     if fun.vjp is None:
         if inputs.adjoint is not None:
@@ -248,9 +264,25 @@ def _opaque(inputs: Inputs) -> tuple[tuple[Any, Any], OpaquePull | None]:
                 f"the opaque field {fun.__name__} has no vjp, so its solution has no gradient: "
                 "pass nc.opaque(fun, vjp=...) or adjoint=None"
             )
-        return (call, None), None
+        return (call, None, jacobian), None
     pull = OpaquePull(fun.vjp, params, given, args_for)
-    return (call, pull), pull
+    return (call, pull, jacobian), pull
+
+
+def _differences(call: Callable[..., Array], t: Array, y: Array, samples: Array) -> Array:
+    """Jacobians (n, D, D) by forward differences, all columns in one call."""
+    n, dim = y.shape
+    eps = float(np.sqrt(np.finfo(y.dtype).eps))
+    size = np.maximum(np.abs(y), 1e-5 * np.abs(y).max(axis=1, keepdims=True))
+    moved = y + eps * np.where(size > 0, size, 1.0)
+    step = moved - y  # as rounded
+    points = np.repeat(y[:, None], dim + 1, axis=1)
+    points[:, np.arange(dim), np.arange(dim)] = moved
+    many = dim + 1
+    values = call(np.repeat(t, many), points.reshape(n * many, dim), np.repeat(samples, many))
+    values = np.asarray(values, np.float64).reshape(n, many, dim)
+    out: Array = (values[:, :dim] - values[:, dim:]) / step[:, :, None]
+    return np.ascontiguousarray(out.transpose(0, 2, 1))
 
 
 # ---- Running a grid again ------------------------------------------------------------------------
@@ -300,7 +332,7 @@ def replay(
 def grid_of(old: Inputs, steps: tuple[Array, ...], when: Times) -> tuple[Array, ...]:
     """The kernels' form of a grid: step ends, sizes, offsets, and the step of each output."""
     given = old.given
-    sample, first, _, t_n, h, t_end, _ = steps
+    sample, first, _, t_n, h, t_end, _, _ = steps
     B = len(given.state.y0)
     off = np.concatenate([[0], np.cumsum(np.bincount(sample, minlength=B))]).astype(np.int64)
     if when is not given.when:
@@ -367,7 +399,7 @@ def interpolate(old: Inputs, steps: tuple[Array, ...], t: Any) -> Any:
     """The dense output: each step that is asked is made once more, from its stored start."""
     given = old.given
     state, B = given.state, len(given.state.y0)
-    sample, _, _, t_n, h, t_end, y_n = steps
+    sample, _, _, t_n, h, t_end, _, _ = steps
     query = _inputs._times_array(t, "t")
     scalar = query.ndim == 0
     if query.ndim > (2 if state.batched else 1) or (query.ndim == 2 and len(query) != B):
@@ -416,7 +448,7 @@ def within_steps(old: Inputs, steps: tuple[Array, ...], which: Array, t: Array) 
     """
     given = old.given
     state = given.state
-    sample, _, on_stop, t_n, h, t_end, y_n = steps
+    sample, _, on_stop, t_n, h, t_end, y_n, k = steps
     used, place = np.unique(which, return_inverse=True)
     order = np.lexsort((np.sign(h[used])[place] * t, place))
     n = np.bincount(place, minlength=len(used)) + 1
@@ -460,6 +492,8 @@ def within_steps(old: Inputs, steps: tuple[Array, ...], which: Array, t: Array) 
         threads=old.threads,
         transform=old.transform,
         curve=curve,
+        # stages that were found by iteration are kept
+        grid_k=np.ascontiguousarray(k[used]) if k.shape[1] else None,
     )
     one = np.arange(len(used) + 1, dtype=np.int64)
     found, _ = run(inputs, (grid, np.ascontiguousarray(h[used]), one, out_step), None, False)

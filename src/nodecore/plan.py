@@ -25,7 +25,7 @@ from nodecore.ir.lower import Lowered, lower
 from nodecore.ir.program import Operand, Program, Space
 from nodecore.ir.trace import Spec, Trace, graph_key, trace_field, trace_scalar
 from nodecore.ir.variational import TRANSFORMS
-from nodecore.methods import Tableau
+from nodecore.methods import Method
 from nodecore.status import InputError, TraceError
 
 Run = _kernels.Run
@@ -175,7 +175,7 @@ def fields_for(
     y_spec: Spec,
     params_spec: Spec,
     args_spec: Spec,
-    method: Tableau,
+    method: Method,
     dtype: Any,
     adjoint: bool,
     example: Callable[[], tuple[Any, ...]],
@@ -193,14 +193,23 @@ def fields_for(
         found = fun.plans.get(key)
         if found is None:
             target = fun.fun if isinstance(fun, Field) else fun
-            lowered = _lower(target, y_spec, params_spec, args_spec, adjoint, example, transform)
+            lowered = _lower(
+                target, y_spec, params_spec, args_spec, adjoint, example, transform,
+                _LINEARISE[method.family],
+            )  # fmt: skip
             found = fun.plans[key] = _bind(lowered, method, dtype)
         return found
-    lowered = _lower(fun, y_spec, params_spec, args_spec, adjoint, example, transform)
+    lowered = _lower(
+        fun, y_spec, params_spec, args_spec, adjoint, example, transform, _LINEARISE[method.family]
+    )
     return _bind(lowered, method, dtype)
 
 
-def _bind(lowered: Lowered, method: Tableau | None, dtype: Any) -> Any:
+# What a family's methods need of the field's derivatives, besides its adjoint; see `lower`.
+_LINEARISE = {"explicit": "", "dirk": "first", "radau": "first", "rosenbrock": "second"}
+
+
+def _bind(lowered: Lowered, method: Method | None, dtype: Any) -> Any:
     key = (lowered, method, np.dtype(dtype).itemsize, isa())
     return _fields.get(key, lambda: Fields(lowered, method, dtype, isa()))
 
@@ -238,6 +247,7 @@ def _lower(
     adjoint: bool,
     example: Callable[[], tuple[Any, ...]],
     transform: str,
+    linearise: str,
 ) -> Lowered:
     if isinstance(fun, Frozen):
         plain = fun.again() if fun.verified else fun.trace
@@ -245,12 +255,12 @@ def _lower(
         plain = trace_field(fun, y_spec, params_spec, args_spec)
     trace, curve = TRANSFORMS[transform](plain) if transform else (plain, None)
     sizes = tuple([(v.n) for v in (*trace.params, *trace.args, trace.y)])
-    key = (graph_key(trace.outs), sizes, len(trace.params), adjoint, transform)
+    key = (graph_key(trace.outs), sizes, len(trace.params), adjoint, transform, linearise)
 
     def make() -> tuple[Lowered, Trace]:
         out = lower(
             trace.graph, trace.out, trace.t, trace.y, trace.params, trace.args,
-            adjoint=adjoint, curve=curve,
+            adjoint=adjoint, linearise=linearise, curve=curve,
         )  # fmt: skip
         if not isinstance(fun, Frozen):
             _verify(fun, plain, y_spec, example())
@@ -296,7 +306,7 @@ def _verify(fun: Callable[..., Any], trace: Trace, y_spec: Spec, example: tuple[
     )
 
 
-def opaque_fields(fun: Opaque, method: Tableau, dtype: Any, dim: int, n_args: int) -> Any:
+def opaque_fields(fun: Opaque, method: Method, dtype: Any, dim: int, n_args: int) -> Any:
     """Fields whose evaluation is a callback."""
     key = ("opaque", method, np.dtype(dtype).itemsize, dim, n_args, isa())
     return _fields.get(key, lambda: Fields(None, method, dtype, isa(), dim, n_args))
@@ -313,7 +323,7 @@ def params_bar(fields: Any, uniform: Any, acc: Any) -> tuple[Any, bool]:
         return out
     wide = _bind(fields.lowered, None, np.float64)
     leaves = [uniform[fields.params_off : fields.params_off + fields.n_params].astype(np.float64)]
-    out = wide.params_bar(wide.uniform(leaves, True), acc)
+    out = wide.params_bar(wide.uniform(leaves), acc)
     return out
 
 
@@ -353,7 +363,7 @@ def pull_points(fields: Any, uniform: Any, s: Any, t: Any, y: Any, ct: Any) -> t
             Space.T: lanes(1, t[here, None]),
             Space.Y: lanes(fields.dim, y[here]),
             Space.OUT: lanes(fields.dim),
-            Space.RES: lanes(adjoint.res_rows),
+            Space.RES: lanes(fields.lowered.res_rows),
             Space.CT: lanes(fields.dim, ct[here]),
             Space.YBAR: lanes(fields.dim),
             Space.TBAR: lanes(1),
@@ -361,7 +371,7 @@ def pull_points(fields: Any, uniform: Any, s: Any, t: Any, y: Any, ct: Any) -> t
         }
         spaces[Space.CT][:, m:] = 0
         numbered = {int(k): v for k, v in spaces.items()}
-        p = adjoint.field_keep
+        p = fields.lowered.field_keep
         _kernels.run_program(p.packed, p.ipool, p.rf_rows, numbered, L, fields.isa)
         p = adjoint.reverse
         _kernels.run_program(p.packed, p.ipool, p.rf_rows, numbered, L, fields.isa, acc[0])

@@ -9,6 +9,11 @@ The adjoint differentiates each part apart. ``field_keep`` is ``field`` that als
 cotangents of Y, T and S, and what flows into uniform values to the gradient accumulator;
 ``sample_reverse`` and ``params_reverse`` finish the work for args and params. Expensive values are
 residuals, cheap ones are computed again: the same instructions, the same bits.
+
+An implicit method needs the linearised field too. ``tangent`` pushes a direction of the state
+through it, which gives the Jacobian column by column; ``time`` is the derivative in time. The
+adjoint of a Rosenbrock method, whose formula holds the Jacobian, differentiates once more:
+``second`` pulls a cotangent of f_y v + tau f_t back. All of them read one set of residuals.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .autodiff import Sink, vjp
+from .autodiff import Sink, jvp, vjp
 from .emit import SinkAt, emit, is_alias
 from .graph import CONST, PARAMS, SAMPLE, STEP, FloatArray, Graph, Node, reachable
 from .ops import OPS
@@ -29,14 +34,19 @@ from .program import Kind, Operand, Program, Space
 class Adjoint:
     """The programs of the backward pass."""
 
-    prologue: Program  # uniform values that only the backward pass reads
-    field_keep: Program
     reverse: Program
     sample_reverse: Program
     params_reverse: Program
-    res_rows: int
+    second: Program | None
     acc_size: int
-    time_dependent: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Tangent:
+    """The linearised field: f_y v for a given v, and f_t."""
+
+    tangent: Program
+    time: Program
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +63,12 @@ class Lowered:
     prologue: Program
     sample: Program
     field: Program
+    derivative_prologue: Program  # uniform values that only the programs below read
+    field_keep: Program  # the field, leaving residuals for them
+    res_rows: int
+    time_dependent: bool
     adjoint: Adjoint | None
+    tangent: Tangent | None
 
 
 class _Uniform:
@@ -107,14 +122,21 @@ def lower(
     args: Sequence[Node],
     *,
     adjoint: bool,
+    linearise: str = "",
     curve: Node | None = None,
 ) -> Lowered:
     """The programs of ``out = f(t, y, params, args)``.
 
-    ``curve`` is an input whose value at the time of a stage the kernels look up.
+    ``linearise``: "first" for methods that need the Jacobian, "second" for those whose adjoint
+    needs its derivatives too. ``curve`` is an input whose value at the time of a stage the kernels
+    look up.
     """
     g = graph
-    step_nodes = reachable([out], stop=lambda v: v.rate < STEP)
+    linear = _Linear(g, out, t, y, linearise) if linearise else None
+    primal = reachable([out], stop=lambda v: v.rate < STEP)
+    step_nodes = primal
+    if linear is not None:
+        step_nodes = reachable([out, *linear.values], stop=lambda v: v.rate < STEP)
     sample_out = _frontier(step_nodes, SAMPLE, SAMPLE)
     if out.rate == SAMPLE:
         sample_out = list(dict.fromkeys([*sample_out, out]))
@@ -129,15 +151,13 @@ def lower(
     forward_pending = list(uniform.pending)
     uniform.add_for(forward_pending)
 
-    back = _Backward(g, out, t, y, params, args, step_nodes, sample_out) if adjoint else None
-    adjoint_pending: list[Node] = []
-    if back is not None:
-        uniform.add(_frontier(back.nodes, CONST, PARAMS))
-        uniform.add(v for v in back.operands if v.rate <= PARAMS)
-        adjoint_pending = [v for v in uniform.pending if v not in forward_pending]
-        uniform.add_for([*adjoint_pending, *back.params_bar])
+    more = _Derivatives(g, out, t, y, params, args, primal, sample_out, linear, adjoint=adjoint)
+    uniform.add(_frontier(more.nodes, CONST, PARAMS))
+    uniform.add(v for v in more.operands if v.rate <= PARAMS)
+    more_pending = [v for v in uniform.pending if v not in forward_pending]
+    uniform.add_for([*more_pending, *more.params_bar])
 
-    # the layout: constants, params, the prologue's results, the backward pass's
+    # the layout: constants, params, the prologue's results, the derivatives'
     rows = uniform.n_consts
     params_off = rows
     u_at = dict(uniform.at)
@@ -149,9 +169,9 @@ def lower(
     for v in forward_pending:
         u_at[v] = Operand(Space.U, rows, Kind.UNI)
         rows += v.n
-    # the backward pass's values are not there yet: the prologue must not read them
+    # the derivatives' values are not there yet: the prologue must not read them
     prologue = _prologue("prologue", forward_pending, u_at)
-    for v in adjoint_pending:
+    for v in more_pending:
         u_at[v] = Operand(Space.U, rows, Kind.UNI)
         rows += v.n
 
@@ -161,7 +181,10 @@ def lower(
     sample = emit("sample", list(s_at.items()), {**u_at, **args_at})
     field_given = {**u_at, **s_at, **ty}
     result = [(out, Operand(Space.OUT, 0))]
-    field = emit("field", result, field_given)
+    field = keep = emit("field", result, field_given)
+    res_at, res_rows = _stack(more.residuals, Space.RES)
+    if adjoint or linearise:
+        keep = emit("field_keep", [*res_at.items(), *result], field_given)
     return Lowered(
         dim=y.n,
         n_args=n_args,
@@ -173,9 +196,14 @@ def lower(
         prologue=prologue,
         sample=sample,
         field=field,
-        adjoint=None
-        if back is None
-        else back.lower(result, field_given, u_at, base, s_at, args_at, adjoint_pending),
+        derivative_prologue=_prologue("derivative_prologue", more_pending, u_at),
+        field_keep=keep,
+        res_rows=res_rows,
+        time_dependent=more.time_dependent,
+        adjoint=more.adjoint({**field_given, **res_at}, u_at, base, s_at, args_at)
+        if adjoint
+        else None,
+        tangent=linear.programs({**field_given, **res_at}) if linear is not None else None,
     )
 
 
@@ -200,27 +228,15 @@ def _prologue(name: str, nodes: Sequence[Node], at: Mapping[Node, Operand]) -> P
     return emit(name, [(v, lane[v]) for v in nodes], ready, uniform_lanes=True)
 
 
-class _Backward:
-    """The graphs of the backward pass, and the programs made of them."""
+class _Pull:
+    """The pullback of one value of a stage: cotangents of Y, T and S, and sinks of uniform ones."""
 
     def __init__(
-        self,
-        g: Graph,
-        out: Node,
-        t: Node,
-        y: Node,
-        params: Sequence[Node],
-        args: Sequence[Node],
-        step_nodes: Sequence[Node],
-        sample_out: Sequence[Node],
+        self, g: Graph, out: Node, ct: Node, y: Node, t: Node, sample_out: Sequence[Node]
     ) -> None:
-        self.g, self.t, self.y, self.params, self.args = g, t, y, params, args
-        self.sample_out = sample_out
-        self.primal = {v for v in step_nodes if v.rate == STEP}
-        self.ct = g.input("ct", 0, y.n, STEP)
         sinks: list[Sink] = []
-        ybar, tbar = vjp(g, [out], [self.ct], [y, t], sinks, SAMPLE)
-        self.time_dependent = tbar is not None
+        ybar, tbar = vjp(g, [out], [ct], [y, t], sinks, SAMPLE)
+        self.in_time = tbar is not None
         self.ybar = g.zeros(y.n) if ybar is None else ybar
         self.tbar = g.zeros(1) if tbar is None else tbar
         self.sinks = [s for s in sinks if s.target.rate == PARAMS]
@@ -231,6 +247,83 @@ class _Backward:
                 total = g.ew("add", self.sbar[s.target], part)
                 self.sbar[s.target] = total
 
+    def wanted(self) -> list[Node]:
+        """Everything that the program computes."""
+        return [self.ybar, self.tbar, *self.sbar.values(), *_operands(self.sinks)]
+
+    def outs(self, s_at: Mapping[Node, Operand]) -> list[tuple[Node, Operand]]:
+        """Where its results go."""
+        outs = [(self.ybar, Operand(Space.YBAR, 0)), (self.tbar, Operand(Space.TBAR, 0))]
+        return outs + [(bar, Operand(Space.SBAR, s_at[v].off)) for v, bar in self.sbar.items()]
+
+
+class _Linear:
+    """The linearised field: f_y v, f_t, and for "second" f_y v + tau f_t."""
+
+    def __init__(self, g: Graph, out: Node, t: Node, y: Node, linearise: str) -> None:
+        self.v, self.tau = g.input("tangent", 0, y.n, STEP), g.input("tangent", 1, 1, STEP)
+        jv = jvp(g, [out], [y], [self.v])[0]
+        ft = jvp(g, [out], [t], [g.const(np.ones(1))])[0]
+        self.in_time = ft is not None
+        self.jv = g.zeros(y.n) if jv is None else jv
+        self.ft = g.zeros(y.n) if ft is None else ft
+        self.along: Node | None = None
+        if linearise == "second":
+            along = jvp(g, [out], [y, t], [self.v, self.tau])[0]
+            self.along = g.zeros(y.n) if along is None else along
+        self.values = [v for v in (self.jv, self.ft, self.along) if v is not None]
+        self.at = {self.v: Operand(Space.V, 0), self.tau: Operand(Space.V, y.n)}
+
+    def programs(self, given: dict[Node, Operand]) -> Tangent:
+        """``given``: what they read, but for the tangent."""
+        return Tangent(
+            emit("tangent", [(self.jv, Operand(Space.OUT, 0))], {**given, **self.at}),
+            emit("time", [(self.ft, Operand(Space.OUT, 0))], given),
+        )
+
+
+class _Derivatives:
+    """The graphs of the field's derivatives, and the programs made of them."""
+
+    def __init__(
+        self,
+        g: Graph,
+        out: Node,
+        t: Node,
+        y: Node,
+        params: Sequence[Node],
+        args: Sequence[Node],
+        primal: Sequence[Node],
+        sample_out: Sequence[Node],
+        linear: _Linear | None,
+        *,
+        adjoint: bool,
+    ) -> None:
+        self.g, self.linear = g, linear
+        self.primal = {v for v in primal if v.rate == STEP}
+        self.ct = g.input("ct", 0, y.n, STEP)
+        self.time_dependent = linear is not None and linear.in_time
+        wanted = [] if linear is None else list(linear.values)
+        step_wanted = list(wanted)
+        self.params_bar: list[Node] = []
+        if adjoint:
+            self.first = _Pull(g, out, self.ct, y, t, sample_out)
+            self.second: _Pull | None = None
+            self.time_dependent |= self.first.in_time
+            step_wanted += self.first.wanted()
+            if linear is not None and linear.along is not None:
+                self.second = _Pull(g, linear.along, self.ct, y, t, sample_out)
+                step_wanted += self.second.wanted()
+            wanted = [*step_wanted, *self._slow(params, args, sample_out)]
+        self.operands = wanted
+        self.nodes = reachable(self.operands, stop=lambda v: v.rate <= PARAMS)
+        self.residuals = self._choose_residuals(step_wanted)
+
+    def _slow(
+        self, params: Sequence[Node], args: Sequence[Node], sample_out: Sequence[Node]
+    ) -> list[Node]:
+        """The graphs that finish the work for args and params; what the former compute."""
+        g = self.g
         # the sample part: from the cotangents of S to those of args
         self.s_ct = {v: g.input("sbar", i, v.n, STEP) for i, v in enumerate(sample_out)}
         sample_sinks: list[Sink] = []
@@ -240,22 +333,19 @@ class _Backward:
         self.sample_sinks = [s for s in sample_sinks if s.target.rate == PARAMS]
 
         # the params part: from the accumulator to the params
-        self.targets = list(dict.fromkeys(s.target for s in [*self.sinks, *self.sample_sinks]))
+        sinks = [*self.first.sinks, *(self.second.sinks if self.second else []), *self.sample_sinks]
+        self.targets = list(dict.fromkeys(s.target for s in sinks))
         self.acc_at, self.acc_size = _stack(self.targets, Space.CT)
         self.acc_in = {v: g.input("acc", i, v.n, PARAMS) for i, v in enumerate(self.targets)}
         bars = vjp(g, self.targets, [self.acc_in[v] for v in self.targets], params)
         self.params_bar = [
             g.zeros(p.n) if b is None else b for p, b in zip(params, bars, strict=True)
         ]
-
-        step_operands = [self.ybar, self.tbar, *self.sbar.values(), *_operands(self.sinks)]
-        self.operands = [*step_operands, *self.args_bar, *_operands(self.sample_sinks)]
-        self.nodes = reachable(self.operands, stop=lambda v: v.rate <= PARAMS)
-        self.residuals = self._choose_residuals(step_operands)
+        return [*self.args_bar, *_operands(self.sample_sinks)]
 
     def _choose_residuals(self, wanted: Sequence[Node]) -> list[Node]:
-        """Primal values that the reverse phase reads and that are worth keeping."""
-        depends = {self.ct}
+        """Primal values that the derivatives read and that are worth keeping."""
+        depends = {self.ct} | ({self.linear.v, self.linear.tau} if self.linear else set())
         for v in reachable(wanted):
             if any(a in depends for a in v.args):
                 depends.add(v)
@@ -272,23 +362,21 @@ class _Backward:
         reachable(wanted, stop)
         return sorted(keep, key=lambda v: v.id)
 
-    def lower(
+    def adjoint(
         self,
-        result: list[tuple[Node, Operand]],
-        field_given: dict[Node, Operand],
+        step_given: dict[Node, Operand],
         u_at: dict[Node, Operand],
         base: dict[Node, Operand],
         s_at: dict[Node, Operand],
         args_at: dict[Node, Operand],
-        pending: Sequence[Node],
     ) -> Adjoint:
-        res_at, res_rows = _stack(self.residuals, Space.RES)
-        field_keep = emit("field_keep", [*res_at.items(), *result], field_given)
-
-        outs = [(self.ybar, Operand(Space.YBAR, 0)), (self.tbar, Operand(Space.TBAR, 0))]
-        outs += [(bar, Operand(Space.SBAR, s_at[v].off)) for v, bar in self.sbar.items()]
-        given = {**field_given, **res_at, self.ct: Operand(Space.CT, 0)}
-        reverse = emit("reverse", outs, given, self._at(self.sinks))
+        """The programs of the backward pass; ``step_given``: what those of a stage read."""
+        given = {**step_given, self.ct: Operand(Space.CT, 0)}
+        reverse = emit("reverse", self.first.outs(s_at), given, self._at(self.first.sinks))
+        second = None
+        if self.second is not None and self.linear is not None:
+            given = {**given, **self.linear.at}
+            second = emit("second", self.second.outs(s_at), given, self._at(self.second.sinks))
 
         given = {**u_at, **args_at}
         given.update({ct: Operand(Space.CT, s_at[v].off) for v, ct in self.s_ct.items()})
@@ -300,17 +388,7 @@ class _Backward:
         params_reverse = emit(
             "params_reverse", _results(self.params_bar), given, uniform_lanes=True
         )
-
-        return Adjoint(
-            prologue=_prologue("adjoint_prologue", pending, u_at),
-            field_keep=field_keep,
-            reverse=reverse,
-            sample_reverse=sample_reverse,
-            params_reverse=params_reverse,
-            res_rows=res_rows,
-            acc_size=self.acc_size,
-            time_dependent=self.time_dependent,
-        )
+        return Adjoint(reverse, sample_reverse, params_reverse, second, self.acc_size)
 
     def _at(self, sinks: Sequence[Sink]) -> list[SinkAt]:
         return [SinkAt(s, self.acc_at[s.target].off) for s in sinks]
