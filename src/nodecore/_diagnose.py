@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -250,14 +249,13 @@ class _Sample:
         fun = field.fun if isinstance(field, Field) else field
         count = field_arguments(fun, params is not None, args is not None)
 
-        def rate(params: Any, at: Any) -> Any:
-            return fun(*(at["t"], at["y"], params, at["args"])[:count])
-
         def column(params: Any, at: Any) -> Any:
-            return jvp(lambda y: rate(params, {**at, "y": y}), at["y"], at["v"])[1]
+            def rate(y: Any) -> Any:
+                return fun(*(at["t"], y, params, at["args"])[:count])
 
-        threads = {"threads": options["threads"]}
-        self._rate, self._column = Batched(rate, threads), Batched(column, threads)
+            return jvp(rate, at["y"], at["v"])[1]
+
+        self._column = Batched(column, {"threads": options["threads"]})
 
     def solve(self, method: str, seconds: float) -> Trial:
         """Along the trajectory, every step kept."""
@@ -286,93 +284,29 @@ class _Sample:
             y,
         )
 
-    def radau(self, method: str, seconds: float) -> Trial:
-        """The same by SciPy's Radau IIA method of order 5, where ``method`` cannot be stepped."""
-        from scipy.integrate import Radau
-
-        begin = time.perf_counter()
-        solver = Radau(
-            lambda t, y: self.rates(np.array([t]), y[None])[0],
-            self.ends[0],
-            self.state.y0[0],
-            self.ends[1],
-            rtol=self.options["rtol"],
-            atol=_inputs.tolerance(self.options["atol"], self.state),
-            jac=lambda t, y: self.jacobians(np.array([t]), y[None])[0],
-        )
-        t: list[float] = []
-        h: list[float] = []
-        y: list[Array] = []
-        message = "max_steps was reached"
-        while len(t) < _MOST_STEPS:
-            if time.perf_counter() - begin > seconds:
-                message = "the deadline passed"
-                break
-            start = solver.t, solver.y
-            try:
-                failed = solver.step()
-            except ValueError as error:  # of a Jacobian that is not finite
-                solver.status, failed = "failed", str(error)
-            if solver.status == "failed":
-                message = str(failed)
-                break
-            t.append(start[0])
-            y.append(start[1])
-            h.append(abs(solver.t - start[0]))
-            if solver.status == "finished":
-                message = "solved"
-                break
-        work = 2 * solver.nfev + solver.njev * self.dim + solver.nlu * self.dim / 3
-        return Trial(
-            "SciPy's Radau",
-            np.array(t),
-            np.array(h),
-            float(solver.t),
-            solver.status == "finished",
-            solver.status == "failed",
-            len(t),
-            float(work),
-            message,
-            np.array(y).reshape(-1, self.dim),
-        )
-
-    def _points(self, t: Array, y: Array, **more: Array) -> dict[str, Any]:
-        """What is the same for all points, repeated, and the rest."""
-        args = tree.map(lambda a: np.repeat(np.asarray(a)[None], len(t), axis=0), self.args)
-        trees = {name: self.state.split(rows) for name, rows in {"y": y, **more}.items()}
-        return {"t": t, "args": args, **trees}
-
-    def _evaluate(self, function: Batched, at: dict[str, Any], n: int) -> Array:
-        zero = self.state.split(np.zeros((n, self.dim)))
-        sol = function(self.params, at, zero, True, adjoint=None, on_failure="mark")
-        leaves = tree.flatten(sol.y)[0]
-        return np.concatenate([leaf[:, 1].reshape(n, -1) for leaf in leaves], axis=1)
-
-    def rates(self, t: Array, y: Array) -> Array:
-        """f (n, D) at times t (n,) and states y (n, D)."""
-        if isinstance(self.field, Opaque):
-            return np.asarray(self.field.fun(t, y, self.params, self._opaque_args(len(t))), float)
-        return self._evaluate(self._rate, self._points(t, y), len(t))
-
-    def _opaque_args(self, n: int) -> Any:
-        return tree.map(lambda a: np.repeat(np.asarray(a)[None], n, axis=0), self.args)
-
     def jacobians(self, t: Array, y: Array) -> Array:
         """J (n, D, D) at times t (n,) and states y (n, D)."""
         n, D = y.shape
+
+        def args(count: int) -> Any:
+            return tree.map(lambda a: np.repeat(np.asarray(a)[None], count, axis=0), self.args)
+
         if isinstance(self.field, Opaque):
             assert self.field.jac is not None
-            J = self.field.jac(t, y, self.params, self._opaque_args(n))
+            J = self.field.jac(t, y, self.params, args(n))
             return _inputs.returned(J, (n, D, D), f"jac of {self.field.__name__}", "J")
         out = np.empty((n, D, D))
         slow = sum(np.size(a) for a in tree.flatten(self.args)[0])
         block = max(1, _BLOCK // (D * (3 * D + slow + 1)))
+        split = self.state.split
         for lo in range(0, n, block):
             m = min(block, n - lo)
-            here = np.repeat(np.arange(lo, lo + m), D)
-            at = self._points(t[here], y[here], v=np.tile(np.eye(D), (m, 1)))
-            columns = self._evaluate(self._column, at, m * D)
-            out[lo : lo + m] = columns.reshape(m, D, D).transpose(0, 2, 1)
+            here, unit = np.repeat(np.arange(lo, lo + m), D), np.tile(np.eye(D), (m, 1))
+            at = {"t": t[here], "y": split(y[here]), "v": split(unit), "args": args(m * D)}
+            zero = split(np.zeros((m * D, D)))
+            sol = self._column(self.params, at, zero, True, adjoint=None, on_failure="mark")
+            leaves = [leaf[:, 1].reshape(m * D, -1) for leaf in tree.flatten(sol.y)[0]]
+            out[lo : lo + m] = np.concatenate(leaves, axis=1).reshape(m, D, D).transpose(0, 2, 1)
         return out
 
 
@@ -473,8 +407,7 @@ def diagnose(
         y0, args = (tree.map(lambda a, b=b: np.asarray(a)[b], x) for x in (y0, args))
     one = _Sample(field, y0, ends[b or 0], params, args, options)
     first = one.solve(explicit.name, deadline / 3)
-    implicit = one.solve if "kvaerno5" in methods.names() else one.radau
-    second = implicit("kvaerno5", deadline / 3)
+    second = one.solve("kvaerno5", deadline / 3)
     come = [abs(trial.end - one.ends[0]) for trial in (first, second)]
     times, eigenvalues = _spectrum(one, first if come[0] >= come[1] else second)
     span = (float(one.ends[0]), float(one.ends[1]))
