@@ -1,4 +1,7 @@
-"""`diagnose`: is a problem stiff, and what should solve it?"""
+"""`diagnose`: is a problem stiff, and what should solve it?
+
+One file: half of it is the docstrings of what users read.
+"""
 
 from __future__ import annotations
 
