@@ -513,7 +513,8 @@ def test_stability_limits(tab, direction):
     def size(x):
         return np.abs(np.polyval(num[::-1], direction * np.asarray(x)))
 
-    assert np.all(size(np.linspace(0, limit, 1001)) <= 1 + 1e-12)
+    # the limit is the root of a polynomial whose coefficients are rounded
+    assert np.all(size(np.linspace(0, limit, 1001)) <= 1 + 1e-11)
     assert size(1.01 * limit if limit else 0.1) > 1 + 1e-9
 
 

@@ -13,15 +13,18 @@ A field is plain NumPy for one sample::
 
 Solving: `solve`, `field`, `opaque`, `methods`, and the step-size controllers. Gradients:
 `Solution.vjp`, `Solution.value_and_grad`, `gradcheck`, `gradient_error`; in fields, `jvp`, `vjp`,
-`grad`, `divergence`. Training: `fit`, `nn`, `optim`, `losses`, `ravel`.
+`grad`, `divergence`. Training: `fit`, `nn`, `optim`, `losses`, `ravel`. Seeing:
+`stability`, `diagnose`.
 """
 
 from nodecore import losses, methods, nn, optim
 from nodecore._adjoint import Continuous, Discrete
 from nodecore._check import gradcheck, gradient_error
+from nodecore._diagnose import Diagnosis, diagnose
 from nodecore._field import field, opaque
 from nodecore._fit import fit
 from nodecore._solve import solve
+from nodecore._stability import Stability, stability
 from nodecore.control import FixedStep, IController, PIController, PIDController
 from nodecore.ir.transforms import divergence, grad, jvp, vjp
 from nodecore.plan import show_config
@@ -33,6 +36,7 @@ from nodecore.status import (
     PrecisionWarning,
     SolveError,
     Status,
+    StiffnessWarning,
     TraceError,
 )
 from nodecore.tree import ravel
@@ -41,6 +45,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Continuous",
+    "Diagnosis",
     "Discrete",
     "Error",
     "FixedStep",
@@ -52,8 +57,11 @@ __all__ = [
     "PrecisionWarning",
     "Solution",
     "SolveError",
+    "Stability",
     "Status",
+    "StiffnessWarning",
     "TraceError",
+    "diagnose",
     "divergence",
     "field",
     "fit",
@@ -69,5 +77,6 @@ __all__ = [
     "ravel",
     "show_config",
     "solve",
+    "stability",
     "vjp",
 ]
