@@ -1,4 +1,4 @@
-"""Implicit methods on stiff problems: end values, gradients, per-sample independence, the choice."""
+"""Implicit methods on stiff problems: end values, gradients, independence, the choice."""
 
 import numpy as np
 import pytest
