@@ -1,5 +1,6 @@
 """The documentation holds what it says: its example runs, its links lead somewhere."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -16,6 +17,13 @@ def test_the_example_of_the_readme_runs(capsys):
     exec(example, scope)
     assert scope["g"].y0.shape == (100, 2) and np.isfinite(scope["value"])
     assert "100 samples" in capsys.readouterr().out
+
+
+def test_the_page_on_stability_says_what_is_printed():
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    page = str(ROOT / "docs" / "stability.md")
+    result = doctest.testfile(page, module_relative=False, optionflags=flags)
+    assert result.failed == 0 and result.attempted > 5
 
 
 def links(page):

@@ -11,17 +11,20 @@ A field is plain NumPy for one sample::
     sol = nc.solve(field, np.ones((3, 2)), np.linspace(0, 1, 5), {"k": 2.0}, adjoint="discrete")
     value, g = sol.value_and_grad(lambda y: np.mean(y**2))
 
-Solving: `solve`, `field`, `opaque`, `linear`, `Split`, `methods`, and the step-size controllers. Gradients:
-`Solution.vjp`, `Solution.value_and_grad`, `gradcheck`, `gradient_error`; in fields, `jvp`, `vjp`,
-`grad`, `divergence`. Training: `fit`, `nn`, `optim`, `losses`, `ravel`.
+Solving: `solve`, `field`, `opaque`, `linear`, `Split`, `methods`, and the step-size controllers.
+Gradients: `Solution.vjp`, `Solution.value_and_grad`, `gradcheck`, `gradient_error`; in fields, `jvp`, `vjp`,
+`grad`, `divergence`. Training: `fit`, `nn`, `optim`, `losses`, `ravel`. Seeing:
+`stability`, `diagnose`.
 """
 
 from nodecore import losses, methods, nn, optim
 from nodecore._adjoint import Continuous, Discrete
 from nodecore._check import gradcheck, gradient_error
+from nodecore._diagnose import Diagnosis, diagnose
 from nodecore._field import Split, field, linear, opaque
 from nodecore._fit import fit
 from nodecore._solve import solve
+from nodecore._stability import Stability, stability
 from nodecore.control import FixedStep, IController, PIController, PIDController
 from nodecore.ir.transforms import divergence, grad, jvp, vjp
 from nodecore.plan import show_config
@@ -33,6 +36,7 @@ from nodecore.status import (
     PrecisionWarning,
     SolveError,
     Status,
+    StiffnessWarning,
     TraceError,
 )
 from nodecore.tree import ravel
@@ -41,6 +45,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Continuous",
+    "Diagnosis",
     "Discrete",
     "Error",
     "FixedStep",
@@ -53,8 +58,11 @@ __all__ = [
     "Solution",
     "SolveError",
     "Split",
+    "Stability",
     "Status",
+    "StiffnessWarning",
     "TraceError",
+    "diagnose",
     "divergence",
     "field",
     "fit",
@@ -71,5 +79,6 @@ __all__ = [
     "ravel",
     "show_config",
     "solve",
+    "stability",
     "vjp",
 ]

@@ -322,4 +322,9 @@ def _part_method(part: Any, entry: Any) -> tuple[Any, int]:
                 'name another method, such as "rk4"'
             )
         return EXPM, 1  # exact in one step
-    return method_of(entry), int(count)
+    method = method_of(entry)
+    if method.family == "auto":
+        raise InputError(
+            f'Split: the flow of a part is made by one method, not by a choice such as "{method.name}"'
+        )
+    return method, int(count)

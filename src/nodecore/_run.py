@@ -24,7 +24,7 @@ from nodecore.status import InputError
 
 # enum nc_mode
 ADAPTIVE, FIXED_DT, FIXED_STEPS, REPLAY = range(4)
-NO_GRID = (None, None, None, None)
+NO_GRID = (None, None, None, None, None)
 
 
 @dataclass
@@ -178,7 +178,7 @@ def _fields(inputs: Inputs) -> Any:
     )
 
 
-def _counts(inputs: Inputs, grid: tuple[Any, Any, Any, Any]) -> Any:
+def _counts(inputs: Inputs, grid: tuple[Any, ...]) -> Any:
     """Each sample's number of steps, where the grid is known before the solve."""
     mode, n_sub, on_outputs, _, _, dt = inputs.control[:6]
     when = inputs.when
@@ -329,8 +329,14 @@ def replay(
     return made, pull, inputs
 
 
+def stiff_steps(steps: tuple[Array, ...]) -> Array:
+    """Which steps were made by the stiff partner of the method."""
+    return np.ascontiguousarray(steps[2] >> 2 & 1, np.uint8)
+
+
 def grid_of(old: Inputs, steps: tuple[Array, ...], when: Times) -> tuple[Array, ...]:
-    """The kernels' form of a grid: step ends, sizes, offsets, and the step of each output."""
+    """The kernels' form of a grid: step ends, sizes, offsets, the step of each output, and which
+    steps were made by the method's stiff partner."""
     given = old.given
     sample, first, _, t_n, h, t_end, _, _ = steps
     B = len(given.state.y0)
@@ -353,7 +359,7 @@ def grid_of(old: Inputs, steps: tuple[Array, ...], when: Times) -> tuple[Array, 
         rows = slice(int(when.out_off[b]), int(when.out_off[b + 1]))
         n = rows.stop - rows.start
         out_step[rows] = np.searchsorted(first[lo:hi], np.arange(n), side="right") - 1
-    return grid, np.ascontiguousarray(h), off, out_step
+    return grid, np.ascontiguousarray(h), off, out_step, stiff_steps(steps)
 
 
 def _move_grid(
@@ -500,7 +506,9 @@ def within_steps(old: Inputs, steps: tuple[Array, ...], which: Array, t: Array) 
         grid_k=np.ascontiguousarray(k[used]) if k.shape[1] else None,
     )
     one = np.arange(len(used) + 1, dtype=np.int64)
-    found, _ = run(inputs, (grid, np.ascontiguousarray(h[used]), one, out_step), None, False)
+    stiff = np.ascontiguousarray(stiff_steps(steps)[used])
+    made_again = (grid, np.ascontiguousarray(h[used]), one, out_step, stiff)
+    found, _ = run(inputs, made_again, None, False)
     values = np.empty((which.size, found.y.shape[1]), found.y.dtype)
     values[order] = found.y[rows]
     return values

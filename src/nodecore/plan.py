@@ -207,7 +207,13 @@ def fields_for(
 
 
 # What a family's methods need of the field's derivatives, besides its adjoint; see `lower`.
-_LINEARISE = {"explicit": "", "dirk": "first", "radau": "first", "rosenbrock": "second"}
+_LINEARISE = {
+    "explicit": "",
+    "dirk": "first",
+    "radau": "first",
+    "rosenbrock": "second",
+    "auto": "first",
+}
 
 
 def _linearise(method: Method) -> Any:

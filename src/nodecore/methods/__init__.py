@@ -13,15 +13,15 @@ from typing import TypeAlias
 
 from ..status import InputError
 from .split import Composition, Exponential
-from .tableau import Rosenbrock, Tableau
+from .tableau import Auto, Rosenbrock, Tableau
 
 __all__ = [
-    "FAMILIES", "STEPPED", "Composition", "Exponential", "Method", "Rosenbrock", "Tableau", "get",
-    "names",
+    "FAMILIES", "STEPPED", "Auto", "Composition", "Exponential", "Method", "Registered",
+    "Rosenbrock", "Tableau", "get", "names",
 ]  # fmt: skip
 
-Method: TypeAlias = Tableau | Rosenbrock | Composition
-Registered: TypeAlias = Tableau | Rosenbrock
+Registered: TypeAlias = Tableau | Rosenbrock | Auto
+Method: TypeAlias = Registered | Composition
 
 # Family -> its module and the table in it; imported when first asked for.
 _TABLES = {
@@ -30,10 +30,11 @@ _TABLES = {
     "imex": ("dirk", "IMEX_BUILDERS"),
     "rosenbrock": ("rosenbrock", "BUILDERS"),
     "radau": ("radau", "BUILDERS"),
+    "auto": ("auto", "BUILDERS"),
 }
 
-FAMILIES: tuple[str, ...] = tuple(_TABLES)
-STEPPED: tuple[str, ...] = ("explicit", "dirk", "radau", "rosenbrock")
+FAMILIES: tuple[str, ...] = tuple([f for f in _TABLES if f != "auto"])  # of coefficients
+STEPPED: tuple[str, ...] = ("explicit", "dirk", "radau", "rosenbrock", "auto")
 
 
 @cache
@@ -64,7 +65,7 @@ def names(families: tuple[str, ...] = STEPPED) -> tuple[str, ...]:
 @cache
 def _method(name: str) -> Registered:
     # Family by family, so that none is imported in vain.
-    return next(b[name] for f in FAMILIES if name in (b := _builders((f,))))()
+    return next(b[name] for f in _TABLES if name in (b := _builders((f,))))()
 
 
 def _normal(name: str) -> str:
@@ -109,7 +110,7 @@ def get(name: str | Registered, families: tuple[str, ...] = STEPPED) -> Register
     >>> get("RK45").name
     'dopri5'
     """
-    if isinstance(name, Tableau | Rosenbrock):
+    if isinstance(name, Tableau | Rosenbrock | Auto):
         if name.family in families:
             return name
         name = name.name

@@ -5,7 +5,7 @@
  * did not move in an entry have h = 0 and a zero cotangent; those without a sample repeat a lane
  * that moved, so that no NaN meets the products that sum over lanes. */
 typedef struct {
-    FN(tile) tile;
+    FN(tile) tile, stiff_tile; /* the second is the first one's `other` */
     int64_t L, pad;
     int leader, countdown;
     int64_t step; /* of the record */
@@ -15,9 +15,9 @@ typedef struct {
     double *time_sum, *size_sum, *part, *dot, *theta;
     double *sbar; /* [n_sample][L] */
     uint8_t *pending, *bad;
-    RINT *mask, *fresh;
+    RINT *mask, *fresh, *stiff_mask;
     REAL *lambda, *sum, *kappa, *lambda_n, *sbar_stage, *args, *args_out, *carried;
-    REAL *kbar[NC_MAX_STAGES], *ybar[NC_MAX_STAGES];
+    REAL *kbar[NC_MAX_STAGES], *stiff_kbar[NC_MAX_STAGES], *ybar[NC_MAX_STAGES], *stiff_sum;
     double *sample_bar; /* [samples of the chunk][n_sample] */
     nc_sinks sinks, sample_sinks, second_sinks; /* of reverse, sample_reverse, second */
 } FN(back);
@@ -28,6 +28,8 @@ static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
     const nc_problem *p = s->tile.p;
     int64_t L = s->L, n = s->pad, rows = p->dim * L + FN(SLACK);
     size_t used = FN(tile_memory)(&s->tile, base, 1);
+    used = FN(other_memory)(&s->stiff_tile, &s->tile, base, used, 1);
+    s->tile.other = s->tile.method->stiff ? &s->stiff_tile : NULL;
     NC_TAKE(s->cur, n);
     NC_TAKE(s->q, n);
     NC_TAKE(s->donor, n);
@@ -41,6 +43,8 @@ static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
     NC_TAKE(s->bad, n);
     NC_TAKE(s->mask, n);
     NC_TAKE(s->fresh, n);
+    NC_TAKE(s->stiff_mask, n);
+    NC_TAKE(s->stiff_sum, rows);
     NC_TAKE(s->lambda, rows);
     NC_TAKE(s->carried, 2 * rows); /* of both parts, of an additive method */
     NC_TAKE(s->sum, rows);
@@ -49,9 +53,12 @@ static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
     NC_TAKE(s->sbar_stage, p->n_sample * L + FN(SLACK));
     NC_TAKE(s->args, p->n_args * L + FN(SLACK));
     NC_TAKE(s->args_out, p->n_args * L + FN(SLACK));
-    for (int i = 0; i < s->tile.method->n_stages; i++) {
+    const nc_tableau *m = s->tile.method;
+    for (int i = 0; i < m->n_stages || (m->stiff && i < m->stiff->n_stages); i++) {
         NC_TAKE(s->kbar[i], rows);
         NC_TAKE(s->ybar[i], rows);
+        if (m->stiff)
+            NC_TAKE(s->stiff_kbar[i], rows);
     }
     NC_TAKE(s->sample_bar, chunk_samples * p->n_sample);
     NC_TAKE(s->sinks.panels, p->n_panels);
@@ -79,7 +86,7 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
     memcpy(T->t_new, e + r->off_t_new, (size_t)L * sizeof(double));
     memcpy(T->y, e + r->off_y, (size_t)(L * D) * sizeof(REAL));
     for (int64_t i = 0; i < r->stages; i++)
-        memcpy(T->k[i], e + r->off_stages + i * (L * D) * (int64_t)sizeof(REAL),
+        memcpy(FN(iterating)(T)->k[i], e + r->off_stages + i * (L * D) * (int64_t)sizeof(REAL),
                (size_t)(L * D) * sizeof(REAL));
     for (int64_t l = 0; l < L; l++) {
         int64_t b = sample[l];
@@ -90,6 +97,11 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
         T->active[l] = (uint8_t)moved;
         s->mask[l] = moved ? -1 : 0;
         s->fresh[l] = moved && flags[l] & NC_LANE_FRESH ? -1 : 0;
+        if (T->other) {
+            T->stiff[l] = flags[l] & NC_LANE_STIFF ? -1 : 0;
+            s->stiff_mask[l] = moved && T->stiff[l] ? -1 : 0;
+            s->fresh[l] &= s->stiff_mask[l];
+        }
         T->at_stop[l] = moved && flags[l] & NC_LANE_AT_STOP;
         T->after_stop[l] = moved && flags[l] & NC_LANE_AFTER_STOP;
         if (moved && leader < 0)
@@ -136,9 +148,8 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
 {
     FN(tile) *T = &s->tile;
     const nc_problem *p = T->p;
-    const nc_tableau *m = T->method;
     int64_t D = p->dim, L = s->L;
-    int increments = m->family == NC_ROSENBROCK;
+    int increments = T->method->family == NC_ROSENBROCK;
     const REAL *dy = g->dy;
     int any = 0;
     for (;;) {
@@ -164,7 +175,7 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
                 s->theta[l] = 1;
             } else {
                 s->pending[l] = 1;
-                s->theta[l] = (t - T->t[l]) / T->h[l];
+                s->theta[l] = (t - T->t[l]) / FN(maker)(T, l)->h[l];
             }
             due = 1;
         }
@@ -173,32 +184,37 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
         if (!any) {
             any = 1;
             if (g->want_t)
-                FN(method_trace)(T, m->n_stages);
-            for (int i = 0; i < m->n_stages; i++)
+                FN(method_trace)(T, T->method->n_stages);
+            for (int i = 0; i < T->method->n_stages; i++)
                 memset(s->kbar[i], 0, (size_t)(D * L) * sizeof(REAL));
+            for (int i = 0; T->other && i < T->other->method->n_stages; i++)
+                memset(s->stiff_kbar[i], 0, (size_t)(D * L) * sizeof(REAL));
             memset(s->lambda_n, 0, (size_t)(D * L) * sizeof(REAL));
         }
         for (int64_t l = 0; l < L; l++) {
             double w[NC_MAX_STAGES], dw[NC_MAX_STAGES];
             if (!s->pending[l])
                 continue;
+            const FN(tile) *by = FN(maker)(T, l);
+            const nc_tableau *m = by->method;
+            REAL *const *kbar = by == T ? s->kbar : s->stiff_kbar;
             FN(dense_weights)(m, s->theta[l], w, dw);
             int64_t b = s->cur[l], row = p->out_off[b] + s->q[l] - 1;
             double slope = 0; /* dy . sum b_i'(theta) k_i */
             for (int64_t i = 0; i < D && g->want_t; i++) {
                 double d = (double)dy[row * D + i], v = 0;
                 for (int j = 0; j < m->n_stages; j++)
-                    v += dw[j] * (double)T->k[j][i * L + l];
+                    v += dw[j] * (double)by->k[j][i * L + l];
                 slope += d * v;
             }
             if (increments)
-                slope /= T->h[l];
+                slope /= by->h[l];
             if (s->pending[l] == 1)
                 for (int64_t i = 0; i < D; i++) {
                     REAL d = dy[row * D + i];
                     s->lambda_n[i * L + l] += d;
                     for (int j = 0; j < m->n_stages; j++)
-                        s->kbar[j][i * L + l] += (REAL)(increments ? w[j] : T->h[l] * w[j]) * d;
+                        kbar[j][i * L + l] += (REAL)(increments ? w[j] : by->h[l] * w[j]) * d;
                 }
             if (g->want_t)
                 g->t_bar[row] += slope;
@@ -248,7 +264,7 @@ static void FN(pull_grid)(FN(back) *s, const nc_backward *g, int64_t l, double T
             }
         }
     }
-    double start = (T->t[l] - lo) / (hi - lo), size = T->h[l] / (hi - lo);
+    double start = (T->t[l] - lo) / (hi - lo), size = FN(maker)(T, l)->h[l] / (hi - lo);
     if (lo_row >= 0)
         g->t_bar[lo_row] += (1 - start) * T_n - size * H_n;
     if (hi_row >= 0)
@@ -289,6 +305,17 @@ static void FN(step_trace)(FN(back) *s, const nc_backward *g, const nc_record *r
         (REAL *)(before + (r->trace_stages - 1) * r->trace_stage_bytes + r->trace_off_res);
 }
 
+/* Gives the stiff lanes' steps to the stiff partner; their number. */
+static int FN(split_lanes)(FN(back) *s)
+{
+    FN(tile) *T = &s->tile;
+    int stiff = FN(auto_share)(T);
+    for (int64_t l = 0; l < s->L; l++)
+        if (T->stiff[l])
+            T->h[l] = 0;
+    return stiff;
+}
+
 /* One entry backwards. Returns the first lane whose cotangent is not finite, or -1. */
 static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record *r, const char *e,
                              int64_t first_sample)
@@ -301,6 +328,7 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
     const uint8_t *flags = (const uint8_t *)(e + r->off_flags);
     if (!FN(enter)(s, r, e))
         return -1;
+    int stiff = T->other ? FN(split_lanes)(s) : 0;
     for (int64_t l = 0; l < L; l++)
         s->size_sum[l] = s->time_sum[l] = 0;
     int dense = FN(pull_outputs)(s, g, q);
@@ -326,6 +354,14 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
         .second_sinks = &s->second_sinks,
     };
     FN(method_reverse)(T, n, &c);
+    if (stiff) {
+        FN(cotangents) own = c;
+        own.kbar = dense ? s->stiff_kbar : NULL;
+        own.sum = s->stiff_sum;
+        own.moved = s->stiff_mask;
+        FN(method_reverse)(T->other, n, &own);
+        FN(select_lanes)(s->sum, s->stiff_sum, s->stiff_mask, D, L);
+    }
     int whole = FN(reverse_is_whole)(m);
     for (int64_t j = 0; j < D * L; j++) {
         REAL v = whole ? s->sum[j] : s->lambda[j] + s->sum[j];

@@ -3,16 +3,33 @@
 /* Starts the memory that a method has of earlier steps: of all lanes, or of one. */
 static void FN(method_reset)(FN(tile) *s)
 {
-    if (s->method->family == NC_SPLIT)
+    if (s->method->family == NC_SPLIT) {
         FN(split_reset)(s);
-    else
-        FN(newton_reset)(s);
+        return;
+    }
+    FN(newton_reset)(s);
+    if (!s->other)
+        return;
+    FN(newton_reset)(s->other);
+    for (int64_t l = 0; l < s->L; l++) {
+        s->stiff[l] = 0;
+        s->look[l] = s->switched[l] = 0;
+        s->hits[l] = s->rho[l] = 0;
+        s->other->active[l] = 0;
+        s->other->h[l] = 0;
+    }
+    for (int i = 0; i < s->other->method->n_stages; i++)
+        memset(s->other->k[i], 0, (size_t)(s->p->dim * s->L) * sizeof(REAL));
+    memset(s->other->y1, 0, (size_t)(s->p->dim * s->L) * sizeof(REAL));
 }
 
 static void FN(method_start)(FN(tile) *s, int64_t l)
 {
-    if (s->method->family != NC_SPLIT)
-        FN(newton_start)(s, l);
+    if (s->method->family == NC_SPLIT)
+        return;
+    FN(newton_start)(s, l);
+    if (s->other)
+        FN(newton_start)(s->other, l);
 }
 
 /* Are a lane's first derivatives those of the parts, of which the queue knows only the sum? */
@@ -31,28 +48,30 @@ static void FN(method_first)(FN(tile) *s, const RINT *mask, REAL *scratch)
     }
     FN(field)(s, s->y, scratch, NULL);
     FN(select_lanes)(s->k[0], scratch, mask, s->p->dim, s->L);
+    if (s->other)
+        FN(select_lanes)(s->other->k[0], scratch, mask, s->p->dim, s->L);
 }
 
-/* The lanes that moved have the next step's first derivatives in their place; all: every lane moved. */
-static void FN(method_advance)(FN(tile) *s, const RINT *moved, int all)
+/* The tile that makes the lane's step. */
+static FN(tile) *FN(maker)(FN(tile) *s, int64_t l)
 {
-    int n = s->method->n_step, parts = s->method->family == NC_IMEX ? 2 : 1;
-    for (int i = 0; i < parts; i++) {
-        REAL **first = s->k + i * (n / parts), **last = s->k + (i + 1) * (n / parts) - 1;
-        if (all) {
-            REAL *swap = *first;
-            *first = *last;
-            *last = swap;
-        } else {
-            FN(select_lanes)(*first, *last, moved, s->p->dim, s->L);
-        }
-    }
+    return s->other && s->stiff[l] ? s->other : s;
+}
+
+/* The tile whose stages are found by iteration, or NULL. */
+static FN(tile) *FN(iterating)(FN(tile) *s)
+{
+    return s->other ? s->other : FN(iterates)(s->method) ? s : NULL;
 }
 
 /* y1 and the stages that it needs. k[0] must be there. Afterwards n.failed says where it went wrong; part
  * is [8][L]. */
 static void FN(method_step)(FN(tile) *s, double *part)
 {
+    if (s->other) {
+        FN(auto_step)(s, part);
+        return;
+    }
     switch (s->method->family) {
     case NC_EXPLICIT:
         FN(rk_step)(s);
@@ -85,8 +104,37 @@ static int FN(error_reads_finish)(const nc_tableau *m)
     return FN(method_finishes)(m) && FN(rk_error_reads_finish)(m);
 }
 
-/* The error norm of each lane. part is [8][L], tmp [L]. */
-static void FN(method_error)(FN(tile) *s, double *part, double *tmp, double *err)
+/* The next step's first derivative. */
+static void FN(method_finish)(FN(tile) *s)
+{
+    if (FN(any_explicit)(s))
+        FN(rk_finish)(s);
+}
+
+/* The lanes that moved have the next step's first derivative in its place (of an additive method, those of
+ * both parts); all: every lane moved. */
+static void FN(method_advance)(FN(tile) *s, const RINT *moved, int all)
+{
+    int n = s->method->n_step, parts = s->method->family == NC_IMEX ? 2 : 1;
+    for (int i = 0; i < parts; i++) {
+        REAL **first = s->k + i * (n / parts), **last = s->k + (i + 1) * (n / parts) - 1;
+        if (all) {
+            REAL *swap = *first;
+            *first = *last;
+            *last = swap;
+        } else {
+            FN(select_lanes)(*first, *last, moved, s->p->dim, s->L);
+        }
+    }
+    if (!s->other)
+        return;
+    FN(tile) *o = s->other;
+    for (int64_t l = 0; l < s->L; l++)
+        o->n.ask[l] = moved[l] & s->stiff[l];
+    FN(select_lanes)(o->k[0], o->k[o->method->n_step - 1], o->n.ask, s->p->dim, s->L);
+}
+
+static void FN(own_error)(FN(tile) *s, double *part, double *tmp, double *err)
 {
     const nc_tableau *m = s->method;
     if (m->family == NC_SPLIT)
@@ -98,45 +146,80 @@ static void FN(method_error)(FN(tile) *s, double *part, double *tmp, double *err
     FN(error_norm)(s, part, tmp, err);
 }
 
-/* Did the method itself fail in this lane? */
-static int FN(method_failed)(const FN(tile) *s, int64_t l)
+/* The error norm of each lane. part is [8][L], tmp [L]. */
+static void FN(method_error)(FN(tile) *s, double *part, double *tmp, double *err)
 {
-    return s->method->family != NC_EXPLICIT && s->n.failed[l];
+    FN(tile) *o = s->other;
+    if (FN(any_explicit)(s)) {
+        FN(own_error)(s, part, tmp, err);
+        if (o)
+            FN(auto_measure)(s, part);
+    }
+    if (!o)
+        return;
+    double *theirs = o->n.size;
+    FN(own_error)(o, part, tmp, theirs);
+    for (int64_t l = 0; l < s->L; l++)
+        if (s->stiff[l])
+            err[l] = theirs[l];
+}
+
+/* Did the method itself fail in this lane? */
+static int FN(method_failed)(FN(tile) *s, int64_t l)
+{
+    const FN(tile) *by = FN(maker)(s, l);
+    return by->method->family != NC_EXPLICIT && by->n.failed[l];
 }
 
 /* A lane's step is over. */
 static void FN(method_remember)(FN(tile) *s, int64_t l, int accepted)
 {
-    if (!FN(iterates)(s->method))
+    FN(tile) *by = FN(maker)(s, l);
+    if (!FN(iterates)(by->method))
         return;
-    if (accepted && s->method->family == NC_RADAU)
-        FN(radau_remember)(s, l);
-    FN(newton_remember)(&s->n, l, accepted);
+    if (accepted && by->method->family == NC_RADAU)
+        FN(radau_remember)(by, l);
+    FN(newton_remember)(&by->n, l, accepted);
 }
 
 /* The memory again, once what a checkpoint holds of it is back in its place. */
 static void FN(method_restore)(FN(tile) *s)
 {
-    if (!FN(iterates)(s->method))
+    FN(tile) *by = FN(iterating)(s);
+    if (!by)
         return;
-    if (s->method->family == NC_IMEX)
-        s->p = s->whole->parts;
-    FN(newton_restore)(s);
-    if (s->method->family == NC_RADAU)
-        FN(radau_factor)(s, s->n.ask);
+    if (s->other)
+        FN(auto_share)(s);
+    if (by->method->family == NC_IMEX)
+        by->p = by->whole->parts;
+    FN(newton_restore)(by);
+    if (by->method->family == NC_RADAU)
+        FN(radau_factor)(by, by->n.ask);
     else
-        FN(newton_factor)(s, s->n.ask);
-    s->p = s->whole;
+        FN(newton_factor)(by, by->n.ask);
+    by->p = by->whole;
 }
 
 /* Evaluations per lane of the last step: of the field, of the Jacobian, factorisations. */
-static int64_t FN(method_work)(const FN(tile) *s, int64_t l, int64_t *jev, int64_t *factored)
+static int64_t FN(method_work)(FN(tile) *s, int64_t l, int64_t *jev, int64_t *factored)
 {
+    s = FN(maker)(s, l);
     if (s->method->family == NC_EXPLICIT)
         return s->method->n_step - 2;
     *jev += s->n.jev[l];
     *factored += s->n.factored[l];
     return s->n.fev[l];
+}
+
+/* out = y(t + theta h), lane by lane; theta 0 where a lane wants nothing. */
+static void FN(method_dense)(FN(tile) *s, const double *theta, REAL *out)
+{
+    if (FN(any_explicit)(s))
+        FN(dense)(s, theta, out);
+    if (!s->other)
+        return;
+    FN(dense)(s->other, theta, s->other->n.rest);
+    FN(select_lanes)(out, s->other->n.rest, s->stiff, s->p->dim, s->L);
 }
 
 /* ---- Reverse -------------------------------------------------------------------------------- */

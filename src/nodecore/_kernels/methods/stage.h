@@ -28,6 +28,7 @@ typedef struct {
     double *jac_t, *jac_time, *lu_hg, *eta, *last_h, *age;
     REAL *jac_y, *hg, *ones;
     double *size, *size_before, *rate, *sums;
+    double *power; /* [3][D], see auto.h */
     int64_t *iterations, *fev, *jev, *factored;
     int64_t *since; /* corrections since the matrix was taken at the iterate; -1: it was not */
     uint8_t *want_jac, *failed, *singular, *stale;
@@ -42,6 +43,10 @@ typedef struct FN(tile_) {
     const nc_problem *whole;  /* of a sum whose parts are evaluated through this tile: see imex.h */
     struct FN(split_) *split; /* the parts of a sum: see split.h */
     struct FN(expm_) *expm;   /* exponentials of a linear part: see expm.h */
+    struct FN(tile_) *other; /* the tile of the method's stiff partner, or NULL; see auto.h */
+    RINT *stiff;             /* lanes that are the partner's */
+    uint8_t *look, *switched; /* lanes that are yet to be looked at; that went to the partner */
+    double *hits, *rho;      /* for the choice: successive steps that speak for the other method */
     int64_t L;
     REAL *y, *y1, *stage;    /* state, new state, a stage's argument */
     REAL *k[NC_MAX_STAGES];  /* stage derivatives */
