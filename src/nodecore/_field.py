@@ -274,6 +274,9 @@ class Split:
             methods = ["expm" if isinstance(p, Linear) else "rk4" for p in parts]
         if isinstance(methods, str) or len(methods) != len(parts):
             raise InputError(f"Split: methods must name one for each of the {len(parts)} parts")
+        # parts that never change need no trace at every call, as an `nc.field` needs none
+        self.pure = all(isinstance(p, Field) or type(getattr(p, "A", None)) is np.ndarray for p in parts)
+        self.plans: dict[Any, Any] = {}
         self.parts = tuple([p.fun if isinstance(p, Field) else p for p in parts])
         self.scheme = scheme
         read = [_part_method(p, m) for p, m in zip(self.parts, methods, strict=True)]
@@ -298,11 +301,13 @@ class Split:
 
     def __reduce__(self) -> tuple[Any, ...]:
         named = [(m.name, n) for m, n in zip(self.solver.of_parts, self.solver.substeps, strict=True)]
-        return _split_again, (self.parts, self.scheme, named)
+        return _split_again, (self.parts, self.pure, self.scheme, named)
 
 
-def _split_again(parts: Any, scheme: str, methods: Any) -> Split:
-    return Split(*parts, scheme=scheme, methods=methods)
+def _split_again(parts: Any, pure: bool, scheme: str, methods: Any) -> Split:
+    out = Split(*parts, scheme=scheme, methods=methods)
+    out.pure = pure
+    return out
 
 
 def _part_method(part: Any, entry: Any) -> tuple[Any, int]:

@@ -165,7 +165,7 @@ def _fields(inputs: Inputs) -> Any:
         ),
         Spec(arg.treedef, arg.shapes, arg.kinds),
     )
-    if inputs.keep and not isinstance(inputs.fun, Field | plan.Frozen):
+    if inputs.keep and not plan.is_pure(inputs.fun):
         inputs.fun = plan.freeze(inputs.fun, *specs)
     return plan.fields_for(
         inputs.fun,

@@ -171,6 +171,11 @@ def show_config() -> dict[str, Any]:
 # ---- Fields --------------------------------------------------------------------------------------
 
 
+def is_pure(fun: Any) -> bool:
+    """Whether what was found for a signature stays true."""
+    return isinstance(fun, Field | Frozen) or (isinstance(fun, Split) and fun.pure)
+
+
 def fields_for(
     fun: Any,
     y_spec: Spec,
@@ -189,7 +194,7 @@ def fields_for(
     the function itself when it is seen for the first time. ``transform`` names another field that
     is made of it (`ir.variational`): "tangent", "gauss", "interpolating", "backsolve".
     """
-    if isinstance(fun, Field | Frozen):
+    if is_pure(fun):
         key = (y_spec, params_spec, args_spec, method, dtype, adjoint, transform)
         found = fun.plans.get(key)
         if found is None:

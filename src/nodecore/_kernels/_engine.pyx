@@ -117,6 +117,7 @@ cdef extern from "backend.h":
         int32_t n_parts
         int32_t n_flows
         int32_t n_lie
+        int32_t few_sizes
         const int32_t *part
         const double *start
         const double *size
@@ -701,6 +702,10 @@ cdef class Fields:
                 p.second = _program(part.second)
                 p.n_second_panels = part.second.n_panels
         self.proto.n_parts = len(parts)
+        self.composition.few_sizes = any(
+            m is not None and m.family == "expm" and part.matrix == "dense"
+            for part, m in zip(parts, methods)
+        )
         if self.tableau.family == NC_IMEX:  # evaluated through one tile: see methods/imex.h
             p, q = &self.part_protos[0], &self.part_protos[1]
             self.proto.reverse, self.proto.n_panels = p.reverse, p.n_panels

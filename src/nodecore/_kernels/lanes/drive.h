@@ -27,6 +27,7 @@ static int FN(propose)(FN(lanes) *s, int64_t l)
         double h = s->h_next[l];
         if (fabs(h) > c->max_step)
             h = dir * c->max_step;
+        h = FN(method_size)(T, h);
         s->h_free[l] = h;
         if (dir * (t + 1.01 * h - target) >= 0) {
             /* a step that would almost reach the target reaches it, but never beyond max_step */

@@ -64,6 +64,12 @@ static FN(tile) *FN(iterating)(FN(tile) *s)
     return s->other ? s->other : FN(iterates)(s->method) ? s : NULL;
 }
 
+/* The step size that a method takes for a proposed one. */
+static double FN(method_size)(const FN(tile) *s, double h)
+{
+    return s->method->family == NC_SPLIT ? FN(split_size)(s->method->composition, h) : h;
+}
+
 /* y1 and the stages that it needs. k[0] must be there. Afterwards n.failed says where it went wrong; part
  * is [8][L]. */
 static void FN(method_step)(FN(tile) *s, double *part)

@@ -94,6 +94,20 @@ static size_t FN(split_memory)(FN(tile) *s, char *base, size_t used, int backwar
     return used;
 }
 
+/* The step size that is taken for a proposed one. Where exponentials of dense matrices are to serve again,
+ * it is the next smaller power of 2^(1/4). */
+static double FN(split_size)(const nc_composition *m, double h)
+{
+    const double roots[4] = {0.5, 0.59460355750136053, 0.70710678118654757, 0.84089641525371461};
+    int exponent, i = 3;
+    if (!m->few_sizes)
+        return h;
+    double fraction = frexp(fabs(h), &exponent);
+    while (i > 0 && roots[i] > fraction)
+        i--;
+    return copysign(ldexp(roots[i], exponent), h);
+}
+
 /* A chunk begins, forwards or backwards. */
 static void FN(split_reset)(FN(tile) *s)
 {
