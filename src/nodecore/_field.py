@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ class Opaque:
         return f"<nodecore opaque field {self.__name__}>"
 
 
-def field(fun: Callable[..., Any]) -> Field:
+def field(fun: Callable[..., Any]) -> Any:
     """Promise that a field is pure, so that it is traced once for each signature.
 
     A plain function is traced at every call of `solve` (well under a millisecond), so what it
@@ -73,7 +74,7 @@ def field(fun: Callable[..., Any]) -> Field:
     Returns
     -------
     Field
-        Callable like ``fun``.
+        Callable like ``fun``. Of a `Split`, one whose parts have made the promise.
 
     Raises
     ------
@@ -90,6 +91,8 @@ def field(fun: Callable[..., Any]) -> Field:
     >>> nc.solve(decay, [1.0], [0.0, 1.0], {"k": 2.0}).y[-1]
     array([0.13533...])
     """
+    if isinstance(fun, Split):
+        return fun.promised()
     return Field(fun)
 
 
@@ -175,7 +178,13 @@ class Linear:
         A = self.matrix(params)
         shape = np.shape(y)
         flat = np.reshape(y, (-1,)) if len(shape) != 1 else y
-        out = A @ flat if len(np.shape(A)) == 2 else A * flat
+        dim, given = int(np.prod(shape)), np.shape(A)
+        if given not in ((dim, dim), (dim,)):
+            raise InputError(
+                f"linear: A has shape {given} for a state of {dim} components: it must be "
+                f"({dim}, {dim}), or ({dim},) for a diagonal"
+            )
+        out = A @ flat if len(given) == 2 else A * flat
         return np.reshape(out, shape) if len(shape) != 1 else out
 
     def __repr__(self) -> str:
@@ -295,6 +304,12 @@ class Split:
             leaves = [np.stack(x) if isinstance(x, list | tuple) else x for x in leaves]
             total = [a + b for a, b in zip(total, leaves, strict=True)]
         return tree.unflatten(treedef, total)
+
+    def promised(self) -> Split:
+        """The same sum with the promise of `nodecore.field`."""
+        out = copy(self)
+        out.pure, out.plans = True, {}
+        return out
 
     def __repr__(self) -> str:
         return f"<nodecore Split {self.solver!r}>"
