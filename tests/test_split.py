@@ -141,7 +141,9 @@ def test_orders(scheme, sub):
         e = errors(field, exact, (30, 60, 120))
         slope = np.log2(e[1] / e[2])
         # symmetric sub-solvers of order 2 keep the order 4 of a symmetric composition
-        assert slope > order - 0.3 and (slope < order + 0.3 or (scheme == "yoshida4" and order == 2))
+        assert slope > order - 0.3 and (
+            slope < order + 0.3 or (scheme == "yoshida4" and order == 2)
+        )
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -287,9 +287,7 @@ def _trace(fun: Any, y_spec: Spec, params_spec: Spec, args_spec: Spec) -> Trace:
     if not isinstance(fun, Split):
         return trace_field(fun, y_spec, params_spec, args_spec)
     g = Graph()
-    traces = [
-        _copied(trace_field(part, y_spec, params_spec, args_spec), g) for part in fun.parts
-    ]
+    traces = [_copied(trace_field(part, y_spec, params_spec, args_spec), g) for part in fun.parts]
     first = traces[0]
     matrices: list[Node | None] = []
     for part in fun.parts:
