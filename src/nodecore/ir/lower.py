@@ -9,6 +9,10 @@ The adjoint differentiates each part apart. ``field_keep`` is ``field`` that als
 cotangents of Y, T and S, and what flows into uniform values to the gradient accumulator;
 ``sample_reverse`` and ``params_reverse`` finish the work for args and params. Expensive values are
 residuals, cheap ones are computed again: the same instructions, the same bits.
+
+Events are programs of the same inputs: ``value`` has one row an event, ``reset`` the state behind
+each event that has one. Their adjoint has two halves, since between the two a number is needed that
+only the first gives: ``pull`` gives cotangents to Y and T, ``spread`` to S and to uniform values.
 """
 
 from __future__ import annotations
@@ -40,6 +44,20 @@ class Adjoint:
 
 
 @dataclass(frozen=True, eq=False)
+class EventPrograms:
+    """The programs of the events; ``reset_at``: the block of D rows of each event's reset, or -1.
+
+    The cotangents of the adjoint's two have the rows of ``value``, then those of ``reset``.
+    """
+
+    reset_at: tuple[int, ...]
+    value: Program
+    reset: Program
+    pull: Program | None
+    spread: Program | None
+
+
+@dataclass(frozen=True, eq=False)
 class Lowered:
     """The programs of one field; offsets and sizes in rows."""
 
@@ -54,6 +72,7 @@ class Lowered:
     sample: Program
     field: Program
     adjoint: Adjoint | None
+    events: EventPrograms | None
 
 
 class _Uniform:
@@ -108,28 +127,33 @@ def lower(
     *,
     adjoint: bool,
     curve: Node | None = None,
+    events: Sequence[Node] = (),
+    resets: Sequence[Node | None] = (),
 ) -> Lowered:
-    """The programs of ``out = f(t, y, params, args)``.
+    """The programs of ``out = f(t, y, params, args)``, and of its events.
 
     ``curve`` is an input whose value at the time of a stage the kernels look up.
     """
     g = graph
-    step_nodes = reachable([out], stop=lambda v: v.rate < STEP)
+    behind = [r for r in resets if r is not None]
+    outs = [out, *events, *behind]
+    step_nodes = reachable(outs, stop=lambda v: v.rate < STEP)
     sample_out = _frontier(step_nodes, SAMPLE, SAMPLE)
-    if out.rate == SAMPLE:
-        sample_out = list(dict.fromkeys([*sample_out, out]))
+    sample_out = list(dict.fromkeys([*sample_out, *[v for v in outs if v.rate == SAMPLE]]))
     sample_nodes = reachable(sample_out, stop=lambda v: v.rate < SAMPLE)
     s_at, n_sample = _stack(sample_out, Space.S)
     args_at, n_args = _stack(args, Space.ARGS)
 
     uniform = _Uniform(params)
     u_nodes = _frontier([*step_nodes, *sample_nodes], CONST, PARAMS)
-    uniform.add([out] if out.rate <= PARAMS else [])
+    uniform.add(v for v in outs if v.rate <= PARAMS)
     uniform.add(u_nodes)
     forward_pending = list(uniform.pending)
     uniform.add_for(forward_pending)
 
-    back = _Backward(g, out, t, y, params, args, step_nodes, sample_out) if adjoint else None
+    back = None
+    if adjoint:
+        back = _Backward(g, out, [*events, *behind], t, y, params, args, step_nodes, sample_out)
     adjoint_pending: list[Node] = []
     if back is not None:
         uniform.add(_frontier(back.nodes, CONST, PARAMS))
@@ -162,6 +186,15 @@ def lower(
     field_given = {**u_at, **s_at, **ty}
     result = [(out, Operand(Space.OUT, 0))]
     field = emit("field", result, field_given)
+    programs = None
+    if events:
+        blocks = iter(range(len(behind)))
+        programs = EventPrograms(
+            tuple([-1 if r is None else next(blocks) for r in resets]),
+            emit("event", _results(events), field_given),
+            emit("reset", _results(behind), field_given),
+            *((None, None) if back is None else back.lower_events(field_given, s_at)),
+        )
     return Lowered(
         dim=y.n,
         n_args=n_args,
@@ -176,6 +209,7 @@ def lower(
         adjoint=None
         if back is None
         else back.lower(result, field_given, u_at, base, s_at, args_at, adjoint_pending),
+        events=programs,
     )
 
 
@@ -200,6 +234,44 @@ def _prologue(name: str, nodes: Sequence[Node], at: Mapping[Node, Operand]) -> P
     return emit(name, [(v, lane[v]) for v in nodes], ready, uniform_lanes=True)
 
 
+class _Pull:
+    """The pullback of values of a stage: cotangents of Y, T and S, and sinks of uniform values."""
+
+    def __init__(
+        self,
+        g: Graph,
+        outs: Sequence[Node],
+        cts: Sequence[Node],
+        y: Node,
+        t: Node,
+        sample_out: Sequence[Node],
+    ) -> None:
+        sinks: list[Sink] = []
+        ybar, tbar = vjp(g, outs, cts, [y, t], sinks, SAMPLE)
+        self.in_time = tbar is not None
+        self.ybar = g.zeros(y.n) if ybar is None else ybar
+        self.tbar = g.zeros(1) if tbar is None else tbar
+        self.sinks = [s for s in sinks if s.target.rate == PARAMS]
+        self.sbar = {v: g.zeros(v.n) for v in sample_out}
+        for s in sinks:
+            if s.target.rate == SAMPLE:
+                part = s.g if s.x is None else g.outer(s.x, s.g, s.dims)
+                total = g.ew("add", self.sbar[s.target], part)
+                self.sbar[s.target] = total
+
+    def wanted(self) -> list[Node]:
+        """Everything that is to be computed."""
+        return [self.ybar, self.tbar, *self.sbar.values(), *_operands(self.sinks)]
+
+    def to_stage(self) -> list[tuple[Node, Operand]]:
+        """Where the cotangents of Y and T go."""
+        return [(self.ybar, Operand(Space.YBAR, 0)), (self.tbar, Operand(Space.TBAR, 0))]
+
+    def to_sample(self, s_at: Mapping[Node, Operand]) -> list[tuple[Node, Operand]]:
+        """Where that of S goes."""
+        return [(bar, Operand(Space.SBAR, s_at[v].off)) for v, bar in self.sbar.items()]
+
+
 class _Backward:
     """The graphs of the backward pass, and the programs made of them."""
 
@@ -207,6 +279,7 @@ class _Backward:
         self,
         g: Graph,
         out: Node,
+        events: Sequence[Node],
         t: Node,
         y: Node,
         params: Sequence[Node],
@@ -218,18 +291,10 @@ class _Backward:
         self.sample_out = sample_out
         self.primal = {v for v in step_nodes if v.rate == STEP}
         self.ct = g.input("ct", 0, y.n, STEP)
-        sinks: list[Sink] = []
-        ybar, tbar = vjp(g, [out], [self.ct], [y, t], sinks, SAMPLE)
-        self.time_dependent = tbar is not None
-        self.ybar = g.zeros(y.n) if ybar is None else ybar
-        self.tbar = g.zeros(1) if tbar is None else tbar
-        self.sinks = [s for s in sinks if s.target.rate == PARAMS]
-        self.sbar = {v: g.zeros(v.n) for v in sample_out}
-        for s in sinks:
-            if s.target.rate == SAMPLE:
-                part = s.g if s.x is None else g.outer(s.x, s.g, s.dims)
-                total = g.ew("add", self.sbar[s.target], part)
-                self.sbar[s.target] = total
+        self.stage = _Pull(g, [out], [self.ct], y, t, sample_out)
+        self.time_dependent = self.stage.in_time
+        self.event_cts = [g.input("ct", 1 + i, v.n, STEP) for i, v in enumerate(events)]
+        self.event = _Pull(g, events, self.event_cts, y, t, sample_out)
 
         # the sample part: from the cotangents of S to those of args
         self.s_ct = {v: g.input("sbar", i, v.n, STEP) for i, v in enumerate(sample_out)}
@@ -240,7 +305,8 @@ class _Backward:
         self.sample_sinks = [s for s in sample_sinks if s.target.rate == PARAMS]
 
         # the params part: from the accumulator to the params
-        self.targets = list(dict.fromkeys(s.target for s in [*self.sinks, *self.sample_sinks]))
+        sinks = [*self.stage.sinks, *self.event.sinks, *self.sample_sinks]
+        self.targets = list(dict.fromkeys(s.target for s in sinks))
         self.acc_at, self.acc_size = _stack(self.targets, Space.CT)
         self.acc_in = {v: g.input("acc", i, v.n, PARAMS) for i, v in enumerate(self.targets)}
         bars = vjp(g, self.targets, [self.acc_in[v] for v in self.targets], params)
@@ -248,10 +314,10 @@ class _Backward:
             g.zeros(p.n) if b is None else b for p, b in zip(params, bars, strict=True)
         ]
 
-        step_operands = [self.ybar, self.tbar, *self.sbar.values(), *_operands(self.sinks)]
-        self.operands = [*step_operands, *self.args_bar, *_operands(self.sample_sinks)]
+        self.operands = [*self.stage.wanted(), *self.event.wanted()]
+        self.operands += [*self.args_bar, *_operands(self.sample_sinks)]
         self.nodes = reachable(self.operands, stop=lambda v: v.rate <= PARAMS)
-        self.residuals = self._choose_residuals(step_operands)
+        self.residuals = self._choose_residuals(self.stage.wanted())
 
     def _choose_residuals(self, wanted: Sequence[Node]) -> list[Node]:
         """Primal values that the reverse phase reads and that are worth keeping."""
@@ -285,10 +351,9 @@ class _Backward:
         res_at, res_rows = _stack(self.residuals, Space.RES)
         field_keep = emit("field_keep", [*res_at.items(), *result], field_given)
 
-        outs = [(self.ybar, Operand(Space.YBAR, 0)), (self.tbar, Operand(Space.TBAR, 0))]
-        outs += [(bar, Operand(Space.SBAR, s_at[v].off)) for v, bar in self.sbar.items()]
+        outs = [*self.stage.to_stage(), *self.stage.to_sample(s_at)]
         given = {**field_given, **res_at, self.ct: Operand(Space.CT, 0)}
-        reverse = emit("reverse", outs, given, self._at(self.sinks))
+        reverse = emit("reverse", outs, given, self._at(self.stage.sinks))
 
         given = {**u_at, **args_at}
         given.update({ct: Operand(Space.CT, s_at[v].off) for v, ct in self.s_ct.items()})
@@ -311,6 +376,15 @@ class _Backward:
             acc_size=self.acc_size,
             time_dependent=self.time_dependent,
         )
+
+    def lower_events(
+        self, field_given: dict[Node, Operand], s_at: dict[Node, Operand]
+    ) -> tuple[Program, Program]:
+        """The two halves of the events' pullback."""
+        given = {**field_given, **_stack(self.event_cts, Space.CT)[0]}
+        pull = emit("event_pull", self.event.to_stage(), given)
+        sinks = self._at(self.event.sinks)
+        return pull, emit("event_spread", self.event.to_sample(s_at), given, sinks)
 
     def _at(self, sinks: Sequence[Sink]) -> list[SinkAt]:
         return [SinkAt(s, self.acc_at[s.target].off) for s in sinks]

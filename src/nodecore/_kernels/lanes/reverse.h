@@ -12,6 +12,14 @@ typedef struct {
     double next_poll, last_look;
     int64_t *cur, *q; /* the lane's sample (-1: none), outputs not yet given back */
     int64_t *donor;   /* whose values of S a lane without a sample holds */
+    int want_t;       /* the times matter: they are asked for, or events depend on them */
+    /* the interval of the grid that the lane's steps are in: are their sizes held, up to an event or the
+     * end, or their fractions, up to a node at time hi (of output row hi_row, or -1)? And the sums over
+     * them that its ends will get */
+    uint8_t *held;
+    double *hi, *moved, *stretched;
+    int64_t *hi_row;
+    FN(event_back) ev;
     double *time_sum, *size_sum, *part, *dot, *theta;
     double *sbar; /* [n_sample][L] */
     uint8_t *pending, *bad;
@@ -19,11 +27,12 @@ typedef struct {
     REAL *lambda, *sum, *kappa, *lambda_n, *sbar_stage, *args, *args_out;
     REAL *kbar[NC_MAX_STAGES], *ybar[NC_MAX_STAGES];
     double *sample_bar; /* [samples of the chunk][n_sample] */
-    nc_sinks sinks, sample_sinks; /* of the programs `reverse` and `sample_reverse` */
+    nc_sinks sinks, sample_sinks, event_sinks; /* of `reverse`, `sample_reverse`, `events.spread` */
 } FN(back);
 
 static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
-                              size_t panel_elems, size_t sample_panel_elems)
+                              size_t panel_elems, size_t sample_panel_elems,
+                              size_t event_panel_elems)
 {
     const nc_problem *p = s->tile.p;
     int64_t L = s->L, n = s->pad, rows = p->dim * L + FN(SLACK);
@@ -37,6 +46,11 @@ static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
     NC_TAKE(s->dot, n);
     NC_TAKE(s->theta, n);
     NC_TAKE(s->sbar, p->n_sample * L + FN(SLACK));
+    NC_TAKE(s->held, n);
+    NC_TAKE(s->hi, n);
+    NC_TAKE(s->moved, n);
+    NC_TAKE(s->stretched, n);
+    NC_TAKE(s->hi_row, n);
     NC_TAKE(s->pending, n);
     NC_TAKE(s->bad, n);
     NC_TAKE(s->mask, n);
@@ -54,13 +68,22 @@ static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
     NC_TAKE(s->sample_bar, chunk_samples * p->n_sample);
     NC_TAKE(s->sinks.panels, p->n_panels);
     NC_TAKE(s->sample_sinks.panels, p->n_sample_panels);
-    REAL *buf = NULL, *sample_buf = NULL;
+    NC_TAKE(s->event_sinks.panels, p->events.n_panels);
+    REAL *buf = NULL, *sample_buf = NULL, *event_buf = NULL;
     NC_TAKE(buf, panel_elems + FN(SLACK));
     NC_TAKE(sample_buf, sample_panel_elems + FN(SLACK));
+    NC_TAKE(event_buf, event_panel_elems + FN(SLACK));
     s->sinks.buf = buf;
     s->sample_sinks.buf = sample_buf;
+    s->event_sinks.buf = event_buf;
+    if (p->events.n)
+        used = FN(event_back_memory)(&s->ev, base, used, p, L, n);
     return used;
 }
+
+/* events_reverse.h */
+static void FN(enter_events)(FN(back) *s, int64_t l);
+static int64_t FN(pull_events)(FN(back) *s, const nc_backward *g, int *dense);
 
 /* Loads an entry into the tile; returns whether any lane moved. */
 static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
@@ -95,6 +118,10 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
             s->cur[l] = b;
             s->donor[l] = b;
             s->q[l] = p->n_reached[b];
+            s->held[l] = 1;
+            s->moved[l] = s->stretched[l] = 0;
+            if (p->events.n)
+                FN(enter_events)(s, l);
             FN(lane_in)(T->base[NC_SP_S], (const REAL *)p->sample_values + b * p->n_sample,
                         p->n_sample, L, l);
             for (int64_t i = 0; i < D; i++)
@@ -121,17 +148,50 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
     return 1;
 }
 
+/* What the outputs within the step, and events, give to its stages: nothing yet. With want_t the trace of
+ * all stages is made. */
+static void FN(open_stages)(FN(back) *s)
+{
+    FN(tile) *T = &s->tile;
+    size_t bytes = (size_t)(T->p->dim * s->L) * sizeof(REAL);
+    if (s->want_t)
+        FN(rk_trace)(T, T->p->method->n_stages);
+    for (int i = 0; i < T->p->method->n_stages; i++)
+        memset(s->kbar[i], 0, bytes);
+    memset(s->lambda_n, 0, bytes);
+}
+
+/* Gives component i of a cotangent of the dense output, with weights w, to the stages. */
+static void FN(to_stages)(FN(back) *s, int64_t l, int64_t i, const double *w, REAL d)
+{
+    FN(tile) *T = &s->tile;
+    int64_t at = i * s->L + l;
+    s->lambda_n[at] += d;
+    for (int j = 0; j < T->p->method->n_stages; j++)
+        s->kbar[j][at] += (REAL)(T->h[l] * w[j]) * d;
+}
+
+/* Component i of the slope of the dense output, with derivatives dw of the weights. */
+static double FN(dense_slope)(const FN(back) *s, int64_t l, int64_t i, const double *dw)
+{
+    const FN(tile) *T = &s->tile;
+    double v = 0;
+    for (int j = 0; j < T->p->method->n_stages; j++)
+        v += dw[j] * (double)T->k[j][i * s->L + l];
+    return v;
+}
+
 /* Gives the cotangents of this step's outputs to lambda (outputs at its end), or to kbar and
- * lambda_n (interpolated ones) and, if they are wanted, to their times. Returns whether an
- * interpolant was needed; with want_t the trace of all stages is there then. */
-static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_start)
+ * lambda_n (interpolated ones) and, if they are wanted, to their times. any: whether the stages are open.
+ * Returns whether an interpolant was needed. */
+static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_start,
+                            const uint8_t *flags, int any)
 {
     FN(tile) *T = &s->tile;
     const nc_problem *p = T->p;
     const nc_tableau *m = p->method;
     int64_t D = p->dim, L = s->L;
     const REAL *dy = g->dy;
-    int any = 0;
     for (;;) {
         int due = 0;
         for (int64_t l = 0; l < L; l++) {
@@ -144,9 +204,9 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
             if (t == T->t_new[l]) { /* computed as y1 */
                 for (int64_t i = 0; i < D; i++)
                     s->lambda[i * L + l] += dy[row * D + i];
-                int held = !g->want_t || g->grid_rule == NC_HOLD_FRACTIONS ||
+                int node = g->grid_rule == NC_HOLD_FRACTIONS ||
                            (g->grid_rule == NC_HOLD_STOPS && row + 1 == p->out_off[b + 1]);
-                if (held) { /* the time of a grid node: it moves the grid, not the output */
+                if (!s->want_t || (node && !(flags[l] & NC_LANE_CUT))) { /* the time of a grid node: it moves the grid, not the output */
                     s->q[l]--;
                     l--;
                     continue;
@@ -161,14 +221,9 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
         }
         if (!due)
             return any;
-        if (!any) {
-            any = 1;
-            if (g->want_t)
-                FN(rk_trace)(T, m->n_stages);
-            for (int i = 0; i < m->n_stages; i++)
-                memset(s->kbar[i], 0, (size_t)(D * L) * sizeof(REAL));
-            memset(s->lambda_n, 0, (size_t)(D * L) * sizeof(REAL));
-        }
+        if (!any)
+            FN(open_stages)(s);
+        any = 1;
         for (int64_t l = 0; l < L; l++) {
             double w[NC_MAX_STAGES], dw[NC_MAX_STAGES];
             if (!s->pending[l])
@@ -176,19 +231,11 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
             FN(rk_weights)(m, s->theta[l], w, dw);
             int64_t b = s->cur[l], row = p->out_off[b] + s->q[l] - 1;
             double slope = 0; /* dy . sum b_i'(theta) k_i */
-            for (int64_t i = 0; i < D && g->want_t; i++) {
-                double d = (double)dy[row * D + i], v = 0;
-                for (int j = 0; j < m->n_stages; j++)
-                    v += dw[j] * (double)T->k[j][i * L + l];
-                slope += d * v;
-            }
+            for (int64_t i = 0; i < D && s->want_t; i++)
+                slope += (double)dy[row * D + i] * FN(dense_slope)(s, l, i, dw);
             if (s->pending[l] == 1)
-                for (int64_t i = 0; i < D; i++) {
-                    REAL d = dy[row * D + i];
-                    s->lambda_n[i * L + l] += d;
-                    for (int j = 0; j < m->n_stages; j++)
-                        s->kbar[j][i * L + l] += (REAL)(T->h[l] * w[j]) * d;
-                }
+                for (int64_t i = 0; i < D; i++)
+                    FN(to_stages)(s, l, i, w, dy[row * D + i]);
             if (g->want_t)
                 g->t_bar[row] += slope;
             s->time_sum[l] -= slope;
@@ -198,50 +245,38 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
     }
 }
 
-/* The grid's dependence on t: what the start t_n and the size h of this step give to the times. */
-static void FN(pull_grid)(FN(back) *s, const nc_backward *g, int64_t l, double T_n, double H_n)
+/* The lane's steps have been walked back to the lower end of an interval of the grid, at time lo: returns
+ * what they give to it, having given the upper end its part. With T_n and H_n the cotangents of a step's
+ * start and size, sizes held give T_n; fractions held, (hi - t_n) / (hi - lo) T_n - h / (hi - lo) H_n, and the
+ * rest of T_n to the upper end. */
+static double FN(close_interval)(FN(back) *s, const nc_backward *g, int64_t l, double lo)
+{
+    double bar = s->held[l] ? s->moved[l] : s->stretched[l] / (s->hi[l] - lo);
+    if (!s->held[l] && g->want_t && s->hi_row[l] >= 0)
+        g->t_bar[s->hi_row[l]] += s->moved[l] - bar;
+    s->moved[l] = s->stretched[l] = 0;
+    return bar;
+}
+
+/* The step that is entered may end on a node of the grid whose time is given: an output, or a stop. */
+static void FN(enter_node)(FN(back) *s, const nc_backward *g, int64_t l)
 {
     FN(tile) *T = &s->tile;
     const nc_problem *p = T->p;
-    int64_t b = s->cur[l], row = p->out_off[b], n = p->out_off[b + 1] - row;
+    int64_t b = s->cur[l], first = p->out_off[b], n = p->out_off[b + 1] - first, row = -1;
     const double *t = p->t + p->t_off[b];
-    if (g->grid_rule == NC_HOLD_SIZES) {
-        g->t_bar[row] += T_n;
+    if (g->grid_rule == NC_HOLD_FRACTIONS && s->q[l] > 0 && t[s->q[l] - 1] == T->t_new[l])
+        row = first + s->q[l] - 1;
+    else if (g->grid_rule == NC_HOLD_STOPS && t[n - 1] == T->t_new[l])
+        row = first + n - 1;
+    else if (g->grid_rule != NC_HOLD_STOPS || !T->at_stop[l])
         return;
-    }
-    double lo, hi;
-    int64_t lo_row = -1, hi_row = -1;
-    if (g->grid_rule == NC_HOLD_FRACTIONS) {
-        int64_t j = s->q[l]; /* the step lies between outputs j - 1 and j */
-        lo = t[j - 1];
-        hi = t[j];
-        lo_row = row + j - 1;
-        hi_row = row + j;
-    } else {
-        double dir = t[n - 1] >= t[0] ? 1 : -1;
-        lo = t[0];
-        hi = t[n - 1];
-        lo_row = row;
-        hi_row = row + n - 1;
-        for (int64_t i = p->stop_off[b]; i < p->stop_off[b + 1]; i++) {
-            double stop = p->stops[i];
-            if (dir * (stop - t[0]) <= 0 || dir * (stop - t[n - 1]) >= 0)
-                continue;
-            if (dir * (stop - T->t[l]) <= 0) {
-                lo = stop;
-                lo_row = -1;
-            } else {
-                hi = stop;
-                hi_row = -1;
-                break;
-            }
-        }
-    }
-    double start = (T->t[l] - lo) / (hi - lo), size = T->h[l] / (hi - lo);
-    if (lo_row >= 0)
-        g->t_bar[lo_row] += (1 - start) * T_n - size * H_n;
-    if (hi_row >= 0)
-        g->t_bar[hi_row] += start * T_n + size * H_n;
+    double bar = FN(close_interval)(s, g, l, T->t_new[l]);
+    if (g->want_t && row >= 0)
+        g->t_bar[row] += bar;
+    s->held[l] = 0;
+    s->hi[l] = T->t_new[l];
+    s->hi_row[l] = row;
 }
 
 /* The trace of the first n stages: the kept one if there is one, else the stages are evaluated again.
@@ -252,7 +287,7 @@ static void FN(step_trace)(FN(back) *s, const nc_backward *g, const nc_record *r
 {
     FN(tile) *T = &s->tile;
     char *trace = nc_trace_at(r, s->step);
-    int need_k = g->want_t && g->grid_rule != NC_HOLD_SIZES;
+    int need_k = s->want_t && g->grid_rule != NC_HOLD_SIZES;
     if (!trace || need_k || n > r->trace_stages + 1) {
         FN(rk_trace)(T, n);
         return;
@@ -265,7 +300,7 @@ static void FN(step_trace)(FN(back) *s, const nc_backward *g, const nc_record *r
         const uint8_t *flags = (const uint8_t *)(b + r->off_flags);
         for (int64_t l = 0; l < s->L && before; l++)
             if (T->active[l] && (sample[l] != was[l] || !(flags[l] & NC_LANE_ACCEPTED) ||
-                                 flags[l] & NC_LANE_AT_STOP))
+                                 flags[l] & (NC_LANE_AT_STOP | NC_LANE_CUT)))
                 before = NULL;
     }
     if (!before) {
@@ -296,16 +331,26 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
     const uint8_t *flags = (const uint8_t *)(e + r->off_flags);
     if (!FN(enter)(s, r, e))
         return -1;
-    for (int64_t l = 0; l < L; l++)
+    for (int64_t l = 0; l < L; l++) {
         s->size_sum[l] = s->time_sum[l] = 0;
-    int dense = FN(pull_outputs)(s, g, q);
+        if (s->want_t && T->active[l] && !(flags[l] & NC_LANE_CUT))
+            FN(enter_node)(s, g, l);
+    }
+    int dense = 0;
+    if (p->events.n) {
+        int64_t bad = FN(pull_events)(s, g, &dense);
+        if (bad >= 0)
+            return bad;
+    }
+    dense = FN(pull_outputs)(s, g, q, flags, dense);
     int n = dense ? m->n_stages : m->n_step - 1;
-    if (!(dense && g->want_t))
+    if (!(dense && s->want_t))
         FN(step_trace)(s, g, r, e, n);
     FN(rk_reverse)(T, n, s->lambda, dense ? s->kbar : NULL, s->ybar, s->kappa, s->sum,
                    s->sbar_stage, s->sbar,
-                   g->want_t ? s->time_sum : NULL,
-                   g->want_t && g->grid_rule != NC_HOLD_SIZES ? s->size_sum : NULL, s->part, s->dot, &s->sinks);
+                   s->want_t ? s->time_sum : NULL,
+                   s->want_t && g->grid_rule != NC_HOLD_SIZES ? s->size_sum : NULL, s->part, s->dot,
+                   &s->sinks);
     for (int64_t j = 0; j < D * L; j++) {
         REAL v = s->lambda[j] + s->sum[j];
         if (dense)
@@ -320,11 +365,15 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
             continue;
         if (s->bad[l])
             return l;
-        if (g->want_t)
-            FN(pull_grid)(s, g, l, s->time_sum[l], s->size_sum[l]);
+        s->moved[l] += s->time_sum[l];
+        if (!s->held[l])
+            s->stretched[l] +=
+                (s->hi[l] - T->t[l]) * s->time_sum[l] - T->h[l] * s->size_sum[l];
         s->q[l] = q[l];
         if (flags[l] & NC_LANE_FIRST) {
             int64_t b = s->cur[l];
+            if (g->want_t)
+                g->t_bar[p->out_off[b]] += FN(close_interval)(s, g, l, T->t[l]);
             REAL *out = (REAL *)g->y0_bar + b * D;
             const REAL *dy = (const REAL *)g->dy + p->out_off[b] * D;
             for (int64_t i = 0; i < D; i++) { /* the first outputs are y0 itself */
@@ -397,6 +446,11 @@ static int FN(back_entry)(FN(back) *s, nc_backward *g, int64_t chunk, const char
     if (l >= 0) {
         g->bad_sample[chunk] = s->cur[l];
         g->bad_t[chunk] = T->t[l];
+        g->bad_event[chunk] = -1;
+        if (T->p->events.n && s->ev.grazes >= 0) {
+            g->bad_t[chunk] = s->ev.grazes_t;
+            g->bad_event[chunk] = s->ev.grazes;
+        }
         return 1;
     }
     return T->failed;
@@ -554,7 +608,7 @@ static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
     const nc_record *r = p->records + chunk;
     int64_t D = p->dim, begin = p->batch * chunk / p->n_chunks,
             end = p->batch * (chunk + 1) / p->n_chunks;
-    s->sinks.acc = s->sample_sinks.acc = g->acc + chunk * p->acc_size;
+    s->sinks.acc = s->sample_sinks.acc = s->event_sinks.acc = g->acc + chunk * p->acc_size;
     memset(s->sinks.acc, 0, (size_t)p->acc_size * sizeof(double));
     if (p->n_sample)
         memset(s->sample_bar, 0, (size_t)((end - begin) * p->n_sample) * sizeof(double));
@@ -575,6 +629,7 @@ static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
     FN(back_samples)(s, g, begin, end);
     FN(panel_flush)(&s->sinks);
     FN(panel_flush)(&s->sample_sinks);
+    FN(panel_flush)(&s->event_sinks);
 }
 
 static int FN(backward)(nc_problem *p, nc_backward *g, int leader, double pause_after)
@@ -584,6 +639,8 @@ static int FN(backward)(nc_problem *p, nc_backward *g, int leader, double pause_
     int64_t samples = (p->batch + p->n_chunks - 1) / p->n_chunks + 1;
     nc_panel few[64], *probe_panels = few;
     int64_t n_panels = p->n_panels > p->n_sample_panels ? p->n_panels : p->n_sample_panels;
+    if (p->events.n_panels > n_panels)
+        n_panels = p->events.n_panels;
     if (n_panels > 64)
         probe_panels = malloc((size_t)n_panels * sizeof(nc_panel));
     if (!probe_panels) {
@@ -592,6 +649,7 @@ static int FN(backward)(nc_problem *p, nc_backward *g, int leader, double pause_
     }
     size_t elems = FN(panel_layout)(&p->reverse, p->tile, probe_panels);
     size_t sample_elems = FN(panel_layout)(&p->sample_reverse, p->tile, probe_panels);
+    size_t event_elems = FN(panel_layout)(&p->events.spread, p->tile, probe_panels);
     if (probe_panels != few)
         free(probe_panels);
 
@@ -600,19 +658,22 @@ static int FN(backward)(nc_problem *p, nc_backward *g, int leader, double pause_
     probe.L = probe.tile.L = p->tile;
     probe.pad = (p->tile + 15) & ~(int64_t)15;
     size_t head = (sizeof probe + 63) & ~(size_t)63;
-    char *arena =
-        nc_arena_get(head + FN(back_memory)(&probe, NULL, samples, elems, sample_elems) + 256);
+    char *arena = nc_arena_get(
+        head + FN(back_memory)(&probe, NULL, samples, elems, sample_elems, event_elems) + 256);
     if (!arena) {
         p->stop = NC_STOP_MEMORY;
         return 0;
     }
     s = (FN(back) *)arena;
     *s = probe;
-    FN(back_memory)(s, arena + head, samples, elems, sample_elems);
+    FN(back_memory)(s, arena + head, samples, elems, sample_elems, event_elems);
     FN(panel_layout)(&p->reverse, p->tile, s->sinks.panels);
     FN(panel_layout)(&p->sample_reverse, p->tile, s->sample_sinks.panels);
     s->sinks.n_panels = p->n_panels;
     s->sample_sinks.n_panels = p->n_sample_panels;
+    FN(panel_layout)(&p->events.spread, p->tile, s->event_sinks.panels);
+    s->event_sinks.n_panels = p->events.n_panels;
+    s->want_t = g->want_t || (p->events.n && p->known.off[p->batch] > 0);
     s->leader = leader;
     s->last_look = nc_now();
     s->next_poll = s->last_look + 0.02;

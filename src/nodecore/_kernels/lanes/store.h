@@ -13,8 +13,8 @@
  *   double t[L], h[L], t_new[L], real y[D][L] (the state when the step began).
  * Where a schedule limits the entries, each is a checkpoint: behind the entry is the *carry*, what the
  * driver needs besides to make this step, and all behind it, again:
- *   nc_carry, double h_next[L], log_err1[L], log_err2[L], int64 count[L], made[L], int32 stop[L],
- *   uint8 more[L].
+ *   nc_carry, double h_next[L], log_err1[L], log_err2[L], int64 count[L], accepted[L], rejected[L],
+ *   int32 stop[L], uint8 more[L].
  * A checkpoint is kept before its step is made; the entry's h, t_new and accepted flags are filled in
  * when it is (nc_carry.complete). */
 typedef struct {
@@ -46,6 +46,7 @@ enum nc_lane_flag {
     NC_LANE_FIRST = 4,    /* the step is the sample's first */
     NC_LANE_AT_STOP = 8,  /* the step ends on a stop */
     NC_LANE_AFTER_STOP = 16, /* the step starts on a stop */
+    NC_LANE_CUT = 64,        /* an event ends the step before its end */
 };
 
 void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes);
