@@ -17,7 +17,7 @@ from nodecore.solution import Solution
 from nodecore.status import GradientError, InputError, Status
 
 # Relative steps of the finite differences, the largest first: truncation, then rounding.
-_STEPS = {8: (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6), 4: (3e-2, 1e-2, 3e-3)}
+_STEPS = {8: (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6), 4: (3e-2, 1e-2, 3e-3, 1e-3, 3e-4)}
 
 # gradcheck: near enough to stop trying other steps
 _ENOUGH = 1e-10

@@ -110,13 +110,12 @@ def _last_event(sol: Any, b: int, status: Status) -> str:
         return ""
     last = mine[-1]
     if status is Status.STEP_UNDERFLOW and last["ends"] == status:
-        k = int(last["event"])
+        k = int(mine["event"][mine["cut"] != 0][-1])
         times = int(np.sum(mine["event"] == k))
         return (
-            f"The cause: event {k} ({_name(events[k].g)}) happened {times} times, at last twice "
-            "within the rounding of the time, so its times pile up. Make it terminal, or stop at "
-            "another event before (such as a speed that falls below a limit), or let the reset "
-            "leave the surface"
+            f"The cause: event {k} ({_name(events[k].g)}) happened {times} times, at last again "
+            "within rounding: its times pile up. Make it terminal, or stop at another event before "
+            "(such as a speed that falls below a limit), or let the reset leave the surface"
         )
     if status is Status.NON_FINITE and last["event"] < 0 and last["ends"] == status:
         return (

@@ -438,10 +438,13 @@ def interpolate(old: Inputs, grid: Grid, t: Any) -> Any:
         k = np.searchsorted(sign * t_n[lo:hi], sign * q, side="right") - 1
         if hi > lo:
             k = np.maximum(k, 0)
-            k -= (
-                (k > 0) & after_event[lo + k] & (q == t_n[lo + k])
-            )  # an event's own time: before it
-            reached = sign * (q - grid.t_reached[b]) <= 0
+            near = 8 * np.finfo(float).eps * np.abs(q) if cuts.size else 0.0  # as outputs are due
+            for _ in range(cuts.size):  # at the very time of events it is the state before
+                back = (k > 0) & after_event[lo + k] & (sign * (q - t_n[lo + k]) <= near)
+                if not back.any():
+                    break
+                k -= back
+            reached = sign * (q - grid.t_reached[b]) <= near
             step_of[b, reached] = lo + k[reached]
         out[b, q == times[0]] = state.y0[b]
         step_of[b, q == times[0]] = -1

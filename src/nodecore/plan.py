@@ -254,7 +254,8 @@ def _trace(
     args_spec: Spec,
     events: tuple[Event, ...],
 ) -> Trace:
-    trace = trace_field(_function(fun), y_spec, params_spec, args_spec)
+    others = _functions_of(events)
+    trace = trace_field(_function(fun), y_spec, params_spec, args_spec, others=others)
     for e in events:
         reset = None if e.reset is None else _function(e.reset)
         trace = trace_event(trace, _function(e.g), reset, y_spec, params_spec, args_spec)
@@ -263,6 +264,10 @@ def _trace(
 
 def _function(fun: Callable[..., Any]) -> Callable[..., Any]:
     return fun.fun if isinstance(fun, Field) else fun
+
+
+def _functions_of(events: tuple[Event, ...]) -> list[Callable[..., Any]]:
+    return [_function(f) for e in events for f in (e.g, e.reset) if f is not None]
 
 
 def _lower(
@@ -341,14 +346,20 @@ def _verify(
             + (". Use nc.opaque for a field that cannot be traced" if what == "field" else "")
         )
 
-    count = field_arguments(fun, params is not None, args is not None)
-    compare(fun, trace.out, "field", y_spec.treedef, count)
+    given = (params is not None, args is not None)
+    compare(
+        fun,
+        trace.out,
+        "field",
+        y_spec.treedef,
+        field_arguments(fun, *given, "field", _functions_of(events)),
+    )
     for e, out, behind in zip(events, trace.events, trace.resets, strict=True):
         g = _function(e.g)
-        compare(g, out, "event", tree.LEAF, event_arguments(g, "event"))
+        compare(g, out, "event", tree.LEAF, event_arguments(g, *given, "event"))
         if e.reset is not None and behind is not None:
             reset = _function(e.reset)
-            compare(reset, behind, "reset", y_spec.treedef, event_arguments(reset, "reset"))
+            compare(reset, behind, "reset", y_spec.treedef, event_arguments(reset, *given, "reset"))
 
 
 def opaque_fields(fun: Opaque, method: Tableau, dtype: Any, dim: int, n_args: int) -> Any:

@@ -307,8 +307,8 @@ class Solution:
                     raise InputError(
                         f"{name}{of} has shape {np.shape(x)}, but there it is {like.shape}"
                     )
-            parts = [np.reshape(x, (len(like), -1)) for x, like in pairs]
-            columns.append(np.concatenate(parts).reshape(rows.size, int(np.prod(shape))))
+            parts = [np.reshape(x, (len(like), int(np.prod(shape)))) for x, like in pairs]
+            columns.append(np.concatenate(parts))
         joined: Array = np.concatenate(columns, axis=1)
         return joined
 

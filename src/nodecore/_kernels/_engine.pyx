@@ -132,6 +132,7 @@ cdef extern from "backend.h":
         int32_t degree
     ctypedef struct nc_events:
         nc_program value
+        nc_program slope
         nc_program reset
         nc_program pull
         nc_program spread
@@ -581,7 +582,8 @@ cdef class Fields:
         self.keep_alive.append(reset_at)
         e.reset_at = <const int32_t *> _ptr(reset_at)
         e.n, e.n_resets = len(reset_at), int((reset_at >= 0).sum())
-        e.value, e.reset = _program(programs.value), _program(programs.reset)
+        e.value, e.slope = _program(programs.value), _program(programs.slope)
+        e.reset = _program(programs.reset)
         e.pull, e.spread = _program(programs.pull), _program(programs.spread)
         e.n_panels = 0 if programs.spread is None else programs.spread.n_panels
         return 0

@@ -56,7 +56,8 @@ typedef struct {
 /* Events: where a function of the solution passes zero (lanes/events.h). A cotangent has a row for each
  * event, then dim rows for each reset. */
 typedef struct {
-    nc_program value, reset; /* OUT: one row an event; the state behind each event that has a reset */
+    nc_program value, slope; /* OUT: g of each event; dg/dt, where CT is the slope of the state */
+    nc_program reset;        /* OUT: the state behind each event that has a reset */
     nc_program pull, spread; /* of a cotangent: to Y and T; to S and the gradient accumulator */
     int32_t n, n_resets, n_panels, unused;
     const int32_t *reset_at;  /* [n]: the event's block of dim rows in `reset`, or -1 */

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -52,13 +52,22 @@ _STATE = {"y", "x", "u", "z", "s", "q", "h", "v", "state", "Y", "X", "yy", "conc
 
 
 def field_arguments(
-    fun: Callable[..., Any], has_params: bool, has_args: bool, what: str = "field"
+    fun: Callable[..., Any],
+    has_params: bool,
+    has_args: bool,
+    what: str = "field",
+    others: Sequence[Callable[..., Any]] = (),
 ) -> int:
-    """How many of (t, y, params, args) a field is called with."""
+    """How many of (t, y, params, args) a field is called with.
+
+    It must take what is given, unless one of ``others`` does: functions of its events.
+    """
     _check_arguments(fun, what)
     least, most, _ = arity(fun)
     name = getattr(fun, "__name__", what)
-    wanted = 4 if has_args else 3 if has_params else 2
+    wanted = _wanted(has_params, has_args)
+    if wanted > most and any(arity(other).most >= wanted for other in others):
+        wanted = most
     if wanted > most:
         if has_args:
             raise InputError(
@@ -71,10 +80,15 @@ def field_arguments(
     return max(wanted, least)
 
 
-def event_arguments(fun: Callable[..., Any], what: str) -> int:
-    """How many of (t, y, params, args) an event's functions are called with: all they take."""
+def event_arguments(fun: Callable[..., Any], has_params: bool, has_args: bool, what: str) -> int:
+    """How many of (t, y, params, args) an event's function is called with: as many as it takes."""
     _check_arguments(fun, what)
-    return min(arity(fun).most, 4)
+    least, most, _ = arity(fun)
+    return max(min(_wanted(has_params, has_args), most), least)
+
+
+def _wanted(has_params: bool, has_args: bool) -> int:
+    return 4 if has_args else 3 if has_params else 2
 
 
 def _check_arguments(fun: Callable[..., Any], what: str) -> None:

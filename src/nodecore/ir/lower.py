@@ -10,9 +10,10 @@ cotangents of Y, T and S, and what flows into uniform values to the gradient acc
 ``sample_reverse`` and ``params_reverse`` finish the work for args and params. Expensive values are
 residuals, cheap ones are computed again: the same instructions, the same bits.
 
-Events are programs of the same inputs: ``value`` has one row an event, ``reset`` the state behind
-each event that has one. Their adjoint has two halves, since between the two a number is needed that
-only the first gives: ``pull`` gives cotangents to Y and T, ``spread`` to S and to uniform values.
+Events are programs of the same inputs: ``value`` has one row an event, ``slope`` its derivative in
+time along a slope of the state, ``reset`` the state behind each event that has one. Their adjoint
+has two halves, since between the two a number is needed that only the first gives: ``pull`` gives
+cotangents to Y and T, ``spread`` to S and to uniform values.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .autodiff import Sink, vjp
+from .autodiff import Sink, jvp, vjp
 from .emit import SinkAt, emit, is_alias
 from .graph import CONST, PARAMS, SAMPLE, STEP, FloatArray, Graph, Node, reachable
 from .ops import OPS
@@ -52,6 +53,7 @@ class EventPrograms:
 
     reset_at: tuple[int, ...]
     value: Program
+    slope: Program
     reset: Program
     pull: Program | None
     spread: Program | None
@@ -136,7 +138,12 @@ def lower(
     """
     g = graph
     behind = [r for r in resets if r is not None]
-    outs = [out, *events, *behind]
+    direction = g.input("tangent", 0, y.n, STEP)
+    slopes = [
+        g.zeros(1) if s is None else s
+        for s in jvp(g, events, [y, t], [direction, g.const(np.ones(1))])
+    ]
+    outs = [out, *events, *slopes, *behind]
     step_nodes = reachable(outs, stop=lambda v: v.rate < STEP)
     sample_out = _frontier(step_nodes, SAMPLE, SAMPLE)
     sample_out = list(dict.fromkeys([*sample_out, *[v for v in outs if v.rate == SAMPLE]]))
@@ -153,7 +160,7 @@ def lower(
 
     back = None
     if adjoint:
-        back = _Backward(g, out, [*events, *behind], t, y, params, args, step_nodes, sample_out)
+        back = _Backward(g, out, [*events, *behind], t, y, params, args, sample_out)
     adjoint_pending: list[Node] = []
     if back is not None:
         uniform.add(_frontier(back.nodes, CONST, PARAMS))
@@ -192,6 +199,7 @@ def lower(
         programs = EventPrograms(
             tuple([-1 if r is None else next(blocks) for r in resets]),
             emit("event", _results(events), field_given),
+            emit("event_slope", _results(slopes), {**field_given, direction: Operand(Space.CT, 0)}),
             emit("reset", _results(behind), field_given),
             *((None, None) if back is None else back.lower_events(field_given, s_at)),
         )
@@ -284,12 +292,11 @@ class _Backward:
         y: Node,
         params: Sequence[Node],
         args: Sequence[Node],
-        step_nodes: Sequence[Node],
         sample_out: Sequence[Node],
     ) -> None:
         self.g, self.t, self.y, self.params, self.args = g, t, y, params, args
         self.sample_out = sample_out
-        self.primal = {v for v in step_nodes if v.rate == STEP}
+        self.primal = {v for v in reachable([out], lambda v: v.rate < STEP) if v.rate == STEP}
         self.ct = g.input("ct", 0, y.n, STEP)
         self.stage = _Pull(g, [out], [self.ct], y, t, sample_out)
         self.time_dependent = self.stage.in_time

@@ -160,8 +160,11 @@ def trace_field(
     args_spec: Spec = NOTHING,
     *,
     what: str = "field",
+    others: Sequence[Callable[..., Any]] = (),
 ) -> Trace:
     """Trace ``fun(t, y[, params[, args]])``; specs are those of one sample.
+
+    ``others`` are functions that may take the params and args which ``fun`` does not.
 
     Raises
     ------
@@ -169,7 +172,7 @@ def trace_field(
         If the function does what cannot be traced, or its result is not like ``y``.
     """
     y_spec, params_spec, args_spec = Spec(*y_spec), Spec(*params_spec), Spec(*args_spec)
-    count = field_arguments(fun, params_spec.given, args_spec.given, what)
+    count = field_arguments(fun, params_spec.given, args_spec.given, what, others)
     g = Graph()
     t = g.input("t", 0, 1, STEP)
     y = g.input("y", 0, sum([size_of(s) for s in y_spec.shapes]), STEP)
@@ -231,7 +234,7 @@ def trace_event(
     specs = (_TIME, y_spec, params_spec, args_spec)
 
     def traced(fun: Callable[..., Any], what: str, read: Callable[[Any], Node]) -> Node:
-        count = event_arguments(fun, what)
+        count = event_arguments(fun, params_spec.given, args_spec.given, what)
         values = _arguments(trace, *specs[1:])
         with tracing(graph):
             try:

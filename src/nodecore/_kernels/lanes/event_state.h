@@ -4,6 +4,8 @@ typedef struct {
     int8_t *side;    /* [n][L]: the sign of g at the step's start; 0: disarmed, g has not left zero */
     uint8_t *zero;   /* [n][L]: enum, until g is looked at where the next step starts */
     double *noise;   /* [n][L]: |g| that cannot be told from 0 there */
+    double *still;   /* [n][L]: |dg/dt| that cannot either */
+    int8_t *way;     /* [n][L]: the sign of dg/dt where the step starts with g zero; 0: unknown */
     double *last;    /* [n][L]: when it ended a step last, or NaN */
     double *node;    /* when any of them did */
     uint8_t *fresh;  /* the lane starts, or starts again: its sides are to be found */
@@ -31,6 +33,8 @@ static size_t FN(event_memory)(FN(event_state) *v, char *base, size_t used, cons
     NC_TAKE(v->side, all);
     NC_TAKE(v->zero, all);
     NC_TAKE(v->noise, all);
+    NC_TAKE(v->still, all);
+    NC_TAKE(v->way, all);
     NC_TAKE(v->last, all);
     NC_TAKE(v->theta, all);
     NC_TAKE(v->lo, all);

@@ -8,8 +8,10 @@
  * Where a grid is given (replay), the events of each step are given too, and only located again; where
  * steps are made again from a checkpoint, they are what they were. */
 
-/* |g| is told from zero when it exceeds its noise by this factor. */
+/* |g| is told from zero when it exceeds its noise by this factor, its slope when it exceeds this part of
+ * what it was in the step before. */
 enum { FN(CLEAR) = 32 };
+static const double FN(STILL) = sizeof(REAL) == 8 ? 0x1p-48 : 0x1p-20;
 
 /* g of all events at times t and states y. */
 static void FN(event_values)(FN(lanes) *s, const double *t, REAL *y, REAL *g)
@@ -64,6 +66,7 @@ static void FN(load_events)(FN(lanes) *s, int64_t l)
         v->side[i] = 0;
         v->zero[i] = FN(ZERO_NO);
         v->noise[i] = 0;
+        v->way[i] = 0;
         v->last[i] = NAN;
     }
     v->fresh[l] = 1;
@@ -99,18 +102,25 @@ static void FN(arm_events)(FN(lanes) *s)
     if (!any)
         return;
     FN(event_values)(s, T->t, T->y, v->g);
+    T->base[NC_SP_OUT] = v->g_end;
+    T->base[NC_SP_CT] = T->k[0];
+    FN(vm_run)(&p->events.slope, T->base, s->L, NULL);
     for (int64_t l = 0; l < s->L; l++) {
         if (!T->active[l] || !v->fresh[l])
             continue;
         v->fresh[l] = 0;
         for (int64_t k = 0; k < p->events.n; k++) {
             int64_t i = k * s->pad + l;
-            double g = (double)v->g[k * s->L + l];
+            double g = (double)v->g[k * s->L + l], slope = (double)v->g_end[k * s->L + l];
             int near = fabs(g) <= FN(CLEAR) * v->noise[i];
-            if (!near || v->zero[i] == FN(ZERO_NO))
+            v->way[i] = 0;
+            if (!near || v->zero[i] == FN(ZERO_NO)) {
                 v->side[i] = (int8_t)FN(sign)(g);
-            else if (v->zero[i] == FN(ZERO_HAPPENED))
+            } else if (v->zero[i] == FN(ZERO_HAPPENED)) {
                 v->side[i] = 0;
+                if (fabs(slope) > v->still[i])
+                    v->way[i] = (int8_t)(FN(sign)(slope) * s->dir[l]);
+            }
             v->zero[i] = FN(ZERO_NO);
         }
     }
@@ -213,7 +223,8 @@ static void FN(locate)(FN(lanes) *s)
 
 /* Events whose g was zero when the step began: on which side does it leave, and where is that seen first?
  * From nearby to far, so that a short excursion is not stepped over. First of all in the middle: a g that
- * is zero there and at the end has not left. */
+ * is zero there and at the end has not left. One that is first seen on the other side than its slope
+ * says has been back within g's noise: such events pile up, and end the sample. */
 static void FN(find_departures)(FN(lanes) *s)
 {
     const nc_problem *p = s->tile.p;
@@ -222,8 +233,13 @@ static void FN(find_departures)(FN(lanes) *s)
         int any = 0;
         for (int64_t l = 0; l < s->L; l++) {
             int ask = 0;
-            for (int64_t k = 0; k < p->events.n && s->mask[l]; k++)
-                ask |= v->side[k * s->pad + l] == 0 && v->lo[k * s->pad + l] == 0;
+            for (int64_t k = 0; k < p->events.n && s->mask[l]; k++) {
+                int64_t i = k * s->pad + l;
+                double end = (double)v->g_end[k * s->L + l];
+                if (v->side[i] == 0 && v->way[i] && v->way[i] * end > FN(CLEAR) * v->noise[i])
+                    v->side[i] = v->way[i];
+                ask |= v->side[i] == 0 && v->lo[i] == 0;
+            }
             v->at[l] = ask ? theta : 0;
             any |= ask;
             if (ask)
@@ -245,6 +261,10 @@ static void FN(find_departures)(FN(lanes) *s)
                 } else if (fabs(g) > clear) {
                     v->side[i] = (int8_t)FN(sign)(g);
                     v->lo[i] = theta;
+                    if (v->way[i] == -v->side[i]) {
+                        v->ends[l] = NC_STEP_UNDERFLOW;
+                        v->pause[l] = theta * s->tile.h[l];
+                    }
                 }
             }
     }
@@ -264,6 +284,7 @@ static int FN(detect)(FN(lanes) *s)
         for (int64_t k = 0; k < e->n && s->mask[l]; k++) {
             int64_t i = k * s->pad + l;
             v->lo[i] = 0;
+            v->zero[i] = v->side[i] == 0 ? FN(ZERO_HAPPENED) : FN(ZERO_NO);
             disarmed |= v->side[i] == 0;
             if (isnan(v->g_end[k * L + l]))
                 v->ends[l] = NC_NON_FINITE;
@@ -299,7 +320,8 @@ static int FN(detect)(FN(lanes) *s)
         if (left)
             FN(locate)(s);
     }
-    /* the first that ends the step; of those behind it nothing has happened yet */
+    /* The first that ends the step. Those behind it have not happened yet: if g is zero where the next
+     * step starts, they are still about to. */
     for (int64_t l = 0; l < L; l++) {
         double first = HUGE_VAL;
         for (int64_t k = 0; k < e->n && s->mask[l]; k++) {
@@ -315,17 +337,19 @@ static int FN(detect)(FN(lanes) *s)
         double same = first + 8 * FN(theta_rounding)(s, l);
         for (int64_t k = 0; k < e->n; k++) {
             int64_t i = k * s->pad + l;
-            int ends = e->terminal[k] || e->reset_at[k] >= 0;
-            int there = v->theta[i] <= same || v->side[i] == 0 || v->lo[i] > first;
-            v->zero[i] = there ? FN(ZERO_HAPPENED) : FN(ZERO_NO);
-            if (k == v->by[l] || (v->theta[i] <= same && !ends))
+            v->still[i] = FN(STILL) * fabs((double)v->g_end[k * L + l] / T->h[l]);
+            if (isnan(v->theta[i]))
                 continue;
-            if (v->theta[i] <= same)
+            int told = k == v->by[l] || (v->theta[i] <= same && !e->terminal[k] && e->reset_at[k] < 0);
+            if (told)
+                v->zero[i] = FN(ZERO_HAPPENED);
+            else if (v->zero[i] == FN(ZERO_NO) || v->lo[i] <= first) /* else not even left zero */
                 v->zero[i] = FN(ZERO_WAITS);
-            v->theta[i] = NAN;
+            if (!told)
+                v->theta[i] = NAN;
         }
         v->fresh[l] = 1;
-        v->ends[l] = 0; /* a g that is not a number lies behind */
+        v->ends[l] = 0; /* what would end the sample lies behind */
     }
     return 1;
 }
@@ -359,14 +383,15 @@ static const nc_event *FN(given_event)(const FN(lanes) *s, int64_t l)
     return known->items + i;
 }
 
-/* Makes [a, b] enclose the root of a given event again, which may have moved out of it. b goes first: a
- * may keep another root out. The search ends one step away; the lane has no job then. */
+/* Makes [a, b] enclose the root of a given event again, which may have moved out of it. b goes first, and
+ * a at first towards the root: it may keep another one out. The search ends one step away; the lane has
+ * no job then. */
 static void FN(enclose)(FN(lanes) *s)
 {
-    enum { DONE, LOOK, UP, DOWN };
+    enum { DONE, LOOK, UP, IN, DOWN };
     FN(event_state) *v = &s->ev;
-    for (int round = 0; round < 6; round++) {
-        double wide = 0x1p-5 * (1 << round);
+    for (int round = 0; round < 7; round++) {
+        double wide = 0x1p-6 * (1 << round);
         int any = 0;
         for (int64_t l = 0; l < s->L; l++) {
             const nc_event *e = v->job[l] < 0 ? NULL : FN(given_event)(s, l);
@@ -379,8 +404,8 @@ static void FN(enclose)(FN(lanes) *s)
                 way = UP;
             } else if (e && !(v->fa[l] * v->in[l] > 0) &&
                        !(e->theta == e->lo && fabs(v->fa[l]) <= FN(CLEAR) * e->noise)) {
-                v->at[l] = e->lo - wide;
-                way = DOWN;
+                way = round == 1 ? IN : DOWN;
+                v->at[l] = way == IN ? 0.5 * (e->lo + e->theta) : e->lo - wide;
             } else {
                 v->at[l] = 0;
             }
@@ -399,7 +424,7 @@ static void FN(enclose)(FN(lanes) *s)
                 v->b[l] = v->a[l];
                 v->fb[l] = v->fa[l];
             }
-            if (v->frac[l] == LOOK || v->frac[l] == DOWN) {
+            if (v->frac[l] == LOOK || v->frac[l] == DOWN || (v->frac[l] == IN && g * v->in[l] > 0)) {
                 v->a[l] = v->at[l];
                 v->fa[l] = g;
             }
@@ -576,12 +601,18 @@ static int FN(step_events)(FN(lanes) *s)
         if (FN(detect)(s))
             stop = FN(tell)(s);
         FN(pass_sides)(s);
-        for (int64_t l = 0; l < s->L; l++) /* g is not a number at the end of the step */
-            if (v->ends[l] == NC_NON_FINITE && !stop) {
+        for (int64_t l = 0; l < s->L; l++) /* g is not a number, or was back in no time */
+            if (v->ends[l] && !v->cut[l] && !stop) {
                 nc_event e = {T->sample[l], -1, (int32_t)s->accepted[l], T->t_new[l], 1, 0, 0, 0, 0,
-                              NC_NON_FINITE};
+                              v->ends[l]};
                 memset(v->row, 0, (size_t)p->dim * sizeof(REAL));
                 stop = nc_event_push(p->found, &e, v->row) ? NC_STOP_MEMORY : 0;
+                if (v->ends[l] == NC_STEP_UNDERFLOW) { /* the step is not to be believed */
+                    v->cut[l] = 1;
+                    v->by[l] = 0;
+                    v->cut_t[l] = T->t[l];
+                    FN(lane_copy)(v->cut_y, l, T->y, l, p->dim, s->L);
+                }
             }
     }
     FN(set_reach)(s);

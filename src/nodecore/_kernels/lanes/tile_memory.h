@@ -51,9 +51,9 @@ static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
         if (p->sample_reverse.rf_rows > registers)
             registers = p->sample_reverse.rf_rows;
     }
-    const nc_program *events[] = {&p->events.value, &p->events.reset, &p->events.pull,
-                                  &p->events.spread};
-    for (int i = 0; i < 4; i++)
+    const nc_program *events[] = {&p->events.value, &p->events.slope, &p->events.reset,
+                                  &p->events.pull, &p->events.spread};
+    for (int i = 0; i < 5; i++)
         if (events[i]->rf_rows > registers)
             registers = events[i]->rf_rows;
     NC_TAKE(s->base[NC_SP_RF], registers * L + FN(SLACK));
