@@ -1,4 +1,4 @@
-/* Events of a step, forwards (docs/math/events.md): after a step is accepted, changes of the sign of g
+/* Events of a step, forwards (docs/events.md): after a step is accepted, changes of the sign of g
  * between its ends are located on its dense output, in float64 time.
  *
  *   arm_events --> step --> judge --> step_events: detect --> locate --> tell --> emit, record

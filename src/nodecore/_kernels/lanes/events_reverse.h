@@ -1,4 +1,4 @@
-/* Events of a step, backwards (docs/math/events.md): an event's time t* = t_n + theta h is an implicit
+/* Events of a step, backwards (docs/math/discrete-adjoint.md): an event's time t* = t_n + theta h is an implicit
  * function, g(t*, y(theta)) = 0, and y* = y(theta). With tau and eta the cotangents of t* and y*, and lambda
  * that of the state behind the event r(t*, y*), if it ends the step:
  *
