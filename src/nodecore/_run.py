@@ -110,8 +110,8 @@ def run(
     dtype = state.y0.dtype
     opaque = pull = None
     fields = None
-    if type(inputs.fun) is Field and not inputs.events:
-        fields = inputs.fun.plans.get((signature, given.params_treedef))
+    if type(inputs.fun) is Field:
+        fields = inputs.fun.plans.get((signature, given.params_treedef, inputs.events))
     if fields is not None:
         uniform = fields.uniform(given.params, inputs.adjoint is not None)
     elif isinstance(inputs.fun, Opaque):
@@ -126,9 +126,9 @@ def run(
                 "of solve are (field, y0, t, params, args)"
             )
         fields = _fields(inputs)
-        known = arg.treedef is None and signature is not None and not inputs.events
-        if type(inputs.fun) is Field and known:
-            inputs.fun.plans[(signature, given.params_treedef)] = fields
+        known = arg.treedef is None and signature is not None
+        if type(inputs.fun) is Field and known and plan.pure(inputs.events):
+            inputs.fun.plans[(signature, given.params_treedef, inputs.events)] = fields
         uniform = fields.uniform(given.params, inputs.adjoint is not None)
     record = None
     if keep:

@@ -143,13 +143,14 @@ def solve(
     ((2, 10, 2), True)
     """
     leaves, treedef = _inputs.params_leaves(params)
+    looked_for = _events.read(events)
     key = sig = None
     plain = type(y0) is np.ndarray and type(t) is np.ndarray and type(atol) is float
-    if plain and args is None and events is None:
+    if plain and args is None:
         key = (
             y0.shape, y0.dtype, t.shape, t.dtype, treedef, tuple([p.shape for p in leaves]), batch,
             method, rtol, atol, dt, steps, first_step, max_step, max_steps, controller, adjoint,
-            tstops if type(tstops) is bool else None, dense, on_failure,
+            tstops if type(tstops) is bool else None, dense, on_failure, bool(looked_for),
         )  # fmt: skip
         try:
             sig = _signatures.values.get(key) if type(tstops) is bool else None
@@ -172,7 +173,7 @@ def solve(
     else:
         sig, given, stop_times = _read(
             y0, t, args, leaves, treedef, batch, method, rtol, atol, dt, steps, first_step,
-            max_step, max_steps, controller, adjoint, tstops, dense, on_failure, events,
+            max_step, max_steps, controller, adjoint, tstops, dense, on_failure, bool(looked_for),
         )  # fmt: skip
         if sig.keep:
             given = _own(given)
@@ -189,12 +190,14 @@ def solve(
         params,
         sig.control,
         stop_times,
-        sig.options,
+        {**sig.options, "events": events},
         sig.keep,
         sig.adjoint,
         plan.thread_count(threads),
-        events=_read_events(events, field, sig.adjoint),
+        events=looked_for,
     )
+    if looked_for:
+        _check_events(field, sig.adjoint)
     made, pull = run(inputs, NO_GRID, deadline, progress, sig)
     sol = Solution(made, inputs, pull)
     if on_failure == "raise" and not made.all_ok():
@@ -205,20 +208,18 @@ def solve(
 _signatures: plan.Cache[Signature] = plan.Cache(512)
 
 
-def _read_events(events: Any, field: Any, adjoint: _adjoint.Adjoint | None) -> tuple[Any, ...]:
-    """The events that were given, if they go with the field and the gradient."""
-    read = _events.read(events)
-    if read and isinstance(field, Opaque):
+def _check_events(field: Any, adjoint: _adjoint.Adjoint | None) -> None:
+    """Events go with fields that are traced, and with gradients of what was computed."""
+    if isinstance(field, Opaque):
         raise InputError(
             f"events need a field that can be traced, and {field.__name__} is opaque: solve "
             "without events, and look for them in sol(t)"
         )
-    if read and isinstance(adjoint, _adjoint.Continuous):
+    if isinstance(adjoint, _adjoint.Continuous):
         raise InputError(
             'the continuous adjoint does not pass through events: use adjoint="discrete" (or '
             '"auto")'
         )
-    return read
 
 
 def _read(
@@ -241,7 +242,7 @@ def _read(
     tstops: Any,
     dense: bool,
     on_failure: str,
-    events: Any,
+    has_events: bool,
 ) -> tuple[Signature, Given, tuple[Array | None, Array | None]]:
     """Check everything that `solve` was given."""
     tableau = methods.get("tsit5" if method is None else method)
@@ -255,13 +256,13 @@ def _read(
     stop_times = _inputs.stops(tstops, when, B)
     control, rule = _control(
         tableau, state, rtol, atol, dt, steps, first_step, max_step, max_steps, controller, tstops,
-        stop_times[0] is not None, bool(events),
+        stop_times[0] is not None, has_events,
     )  # fmt: skip
     given = Given(state, leaves, treedef, arg, when, rule)
     options = {
         "rtol": rtol, "atol": atol, "dt": dt, "steps": steps, "first_step": first_step,
         "max_step": max_step, "max_steps": max_steps, "controller": controller,
-        "tstops": tstops, "dense": dense, "batch": state.batched, "events": events,
+        "tstops": tstops, "dense": dense, "batch": state.batched,
     }  # fmt: skip
     sig = Signature(
         method=tableau,

@@ -197,7 +197,7 @@ def fields_for(
         specs = (y_spec, params_spec, args_spec)
         return _bind(_lower(fun, *specs, adjoint, example, transform, events), method, dtype)
 
-    if isinstance(fun, Field | Frozen) and (isinstance(fun, Frozen) or _pure_events(events)):
+    if isinstance(fun, Field | Frozen) and (isinstance(fun, Frozen) or pure(events)):
         key = (y_spec, params_spec, args_spec, method, dtype, adjoint, transform, events)
         found = fun.plans.get(key)
         if found is None:
@@ -206,7 +206,7 @@ def fields_for(
     return bound()
 
 
-def _pure_events(events: tuple[Event, ...]) -> bool:
+def pure(events: tuple[Event, ...]) -> bool:
     """Whether all of their functions are promised to be pure."""
     return all(f is None or isinstance(f, Field) for e in events for f in (e.g, e.reset))
 
