@@ -4,6 +4,7 @@ import traceback
 
 import numpy as np
 import pytest
+from families import gradient_bound
 
 import nodecore as nc
 
@@ -46,9 +47,10 @@ def cases(name):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", nc.methods.names())
 def test_the_same_as_the_traced_field(name, dtype):
+    family = nc.methods.get(name).family
     y0 = Y0.astype(dtype)
     for options in cases(name):
-        options["adjoint"] = "discrete"
+        options["adjoint"] = "discrete" if family != "rosenbrock" else None
         sol = nc.solve(FIELD, y0, T, PARAMS, ARGS, **options)
         ref = nc.solve(traced, y0, T, PARAMS, ARGS, **options)
         assert sol.y.dtype == dtype
@@ -57,9 +59,15 @@ def test_the_same_as_the_traced_field(name, dtype):
             close = {"rtol": 2e-4, "atol": 2e-5}
         elif "rtol" in options:  # rounding moves the step sizes a little
             close = {"rtol": 1e-7, "atol": 1e-8}
+            if family == "rosenbrock":  # whose formula has the Jacobian, here one of differences
+                close = {"rtol": 1e-5, "atol": 1e-6}
         else:
             np.testing.assert_array_equal(sol.stats.accepted, ref.stats.accepted)
+            if family != "explicit":  # Jacobians by differences
+                close = {"rtol": 1e-7, "atol": 1e-8}
         np.testing.assert_allclose(sol.y, ref.y, **close)
+        if family == "rosenbrock":
+            continue
         dy = np.cos(np.arange(sol.y.size)).reshape(sol.y.shape).astype(dtype)
         g, r = sol.vjp(dy), ref.vjp(dy)
         close["atol"] *= 10
@@ -73,11 +81,39 @@ def test_the_same_as_the_traced_field(name, dtype):
 
 @pytest.mark.parametrize("name", nc.methods.names())
 def test_the_gradient_is_that_of_what_was_computed(name):
+    if nc.methods.get(name).family == "rosenbrock":
+        with pytest.raises(nc.InputError, match="needs second derivatives"):
+            nc.solve(FIELD, Y0, T, PARAMS, ARGS, adjoint="discrete", method=name, steps=1)
+        return
     adaptive = nc.methods.get(name).adaptive
     for options in ({"steps": 1}, {"rtol": 1e-2, "atol": 1e-3} if adaptive else {"dt": 0.4}):
         options["method"] = name
         sol = nc.solve(FIELD, Y0, T, PARAMS, ARGS, adjoint="discrete", **options)
+        # so coarse a tolerance leaves the stages coarse too
+        bound = 1e-5 if gradient_bound(name, options) > 1e-8 else 1e-8
+        assert nc.gradcheck(sol, wrt=("y0", "params", "args")) < bound
+
+
+def test_a_given_jacobian_serves():
+    """Exact or not, gradients are those of what was computed."""
+
+    def jac(t, y, p, a):
+        J = np.zeros((len(t), 2, 2))
+        for j in range(2):
+            e = np.zeros_like(y)
+            e[:, j] = 1e-4
+            J[:, :, j] = (FIELD.fun(t, y + e, p, a) - FIELD.fun(t, y - e, p, a)) / 2e-4
+        return J
+
+    with_jac = nc.opaque(FIELD.fun, FIELD.vjp, jac)
+    for name in ("trapezoid", "kvaerno3", "radau5"):
+        sol = nc.solve(with_jac, Y0, T, PARAMS, ARGS, adjoint="discrete", method=name, steps=2)
         assert nc.gradcheck(sol, wrt=("y0", "params", "args")) < 1e-8
+        ref = nc.solve(traced, Y0, T, PARAMS, ARGS, method=name, steps=2)
+        np.testing.assert_allclose(sol.y, ref.y, rtol=1e-10)
+    wrong = nc.opaque(FIELD.fun, FIELD.vjp, lambda t, y, p, a: np.zeros((len(t), 2)))
+    with pytest.raises(nc.InputError, match="jac of the opaque field"):
+        nc.solve(wrong, Y0, T, PARAMS, ARGS, method="radau5")
 
 
 def test_the_gradient_in_time_is_unknown():

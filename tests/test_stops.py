@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from families import same_replay, to_a_tolerance
 
 import nodecore as nc
 
@@ -72,7 +73,7 @@ def test_a_step_sees_one_side(method, times, dtype):
             )
             assert np.abs(sol.y[:, 0] - exact(t)).max() <= BOUND[dtype], options
             assert np.abs(sol(query)[:, 0] - exact(query)).max() <= BOUND[dtype], options
-            assert sol.replay().y.tobytes() == sol.y.tobytes()
+            assert same_replay(method, options, sol.y, sol.replay().y)
             assert np.array_equal(sol.vjp(np.ones_like(sol.y)).y0, [len(t)])
 
 
@@ -109,7 +110,7 @@ def test_stops_of_each_sample(method, sign):
             part = nc.solve(jumps, y, [lo, hi], p, own, method="dop853", rtol=1e-12, atol=1e-13,
                             tstops=stops[b])  # fmt: skip
             y = part.y[-1]
-        bound = 1e-7
+        bound = 1e-7 if nc.methods.get(method).order > 2 else 1e-5
         if "dt" in options:
             bound = {1: 0.1, 2: 1e-3, 3: 1e-5}.get(nc.methods.get(method).order, 1e-7)
         np.testing.assert_allclose(sol.y[b][-1], y, rtol=0, atol=bound)
@@ -126,10 +127,10 @@ def test_all_passes_see_the_same_side(method, sign, dtype):
         sol = nc.solve(jumps, y0, t, p, a, adjoint="discrete", dense=True, **given)
         dy = [np.cos(np.arange(y.size, dtype=dtype)).reshape(y.shape) for y in sol.y]
         g = sol.vjp(dy)
-        for other in (
-            sol.replay(),
-            nc.solve(jumps, y0, t, p, a, adjoint=nc.Discrete(checkpoints=2), **given),
-        ):
+        others = [nc.solve(jumps, y0, t, p, a, adjoint=nc.Discrete(checkpoints=2), **given)]
+        if not to_a_tolerance(method, options):
+            others.append(sol.replay())
+        for other in others:
             h = other.vjp(dy)
             for x, y in zip(sol.y, other.y, strict=True):
                 assert x.tobytes() == y.tobytes()
@@ -140,7 +141,8 @@ def test_all_passes_see_the_same_side(method, sign, dtype):
         tangent = sol.jvp(dparams=direction)
         forwards = sum(float(np.sum(x * np.float64(v))) for x, v in zip(dy, tangent, strict=True))
         backwards = float(np.sum(g.params["k"] * direction["k"]))
-        assert forwards == pytest.approx(backwards, rel=1e-11 if dtype is np.float64 else 1e-3)
+        close = 1e-6 if to_a_tolerance(method, options) else 1e-11
+        assert forwards == pytest.approx(backwards, rel=close if dtype is np.float64 else 1e-3)
 
 
 def test_times_that_are_not_reached_are_no_stops():
@@ -174,4 +176,4 @@ def test_steps_end_on_outputs():
             sol = nc.solve(from_the_right, [0.25], t, method=method, tstops=True,
                            adjoint="discrete", **options)  # fmt: skip
             assert np.isin(t[1:], sol._run.steps()[5]).all()
-            assert sol.replay().y.tobytes() == sol.y.tobytes()
+            assert same_replay(method, options, sol.y, sol.replay().y)

@@ -107,7 +107,7 @@ class Backward:
         last = np.cumsum(count)
         index = np.repeat(end - last, count) + np.arange(last[-1])
         steps = tuple([column[index] for column in self.steps])
-        _, _, _, t_n, h, t_end, y_n = steps
+        _, _, _, t_n, h, t_end, y_n, _ = steps
         degree = self.inputs.method.P.shape[1]
         theta = (1 - np.cos(np.pi * np.arange(degree + 1) / degree)) / 2
         t = t_n[:, None] + h[:, None] * theta
@@ -407,7 +407,7 @@ class _Quadrature:
         if not sum(len(s[0]) for s in waiting):
             return
         steps = tuple([np.concatenate(column) for column in zip(*waiting, strict=True)])
-        sample, _, _, t_n, h, _, _ = steps
+        sample, _, _, t_n, h, _, _, _ = steps
         t = (t_n[:, None] + h[:, None] * _NODES).reshape(-1)
         which = np.repeat(np.arange(len(t_n)), len(_NODES))
         back = self.back

@@ -72,6 +72,20 @@ def _advice(sol: Any, b: int, status: Status, t: float, h: float) -> str:
         )
     if status is Status.STEP_UNDERFLOW:
         return _underflow(sol, b, t, h)
+    if status is Status.NEWTON_FAILED:
+        if fixed:
+            return (
+                "Likely causes: so long a step has no solution, or several (try a smaller dt, "
+                "more steps, or an adaptive method), the field jumps within it, or the solution "
+                "blows up" + _last(sol, b)
+            )
+        return _underflow(sol, b, t, h)
+    if status is Status.SINGULAR:
+        return (
+            "I - h gamma J cannot be factored: the field's Jacobian is infinite, NaN or huge "
+            "there. Look for sqrt, log, division or a power at zero (np.where guards protect "
+            "derivatives), and for scales that overflow" + _last(sol, b)
+        )
     if status is Status.MAX_STEPS:
         if fixed:
             return (

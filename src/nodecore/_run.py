@@ -20,7 +20,7 @@ from nodecore._inputs import Array, State, Times
 from nodecore.events import Event
 from nodecore.gradient import Given, GridRule, OpaquePull
 from nodecore.ir.trace import Spec
-from nodecore.methods import Tableau
+from nodecore.methods import Method
 from nodecore.status import InputError
 
 # enum nc_mode
@@ -36,7 +36,7 @@ class Inputs:
     """Everything a solve was given, read; enough to replay it."""
 
     fun: Any
-    method: Tableau
+    method: Method
     given: Given
     params: Any
     control: tuple[Any, ...]
@@ -48,6 +48,7 @@ class Inputs:
     transform: str = ""  # the field that is solved is made of `fun`: see ir.variational
     curve: tuple[Array, ...] | None = None  # what it reads at each stage: see Run
     events: tuple[Event, ...] = ()
+    grid_k: Array | None = None  # the stages of a given grid
 
     @property
     def state(self) -> State:
@@ -71,7 +72,7 @@ class Like(NamedTuple):
 class Signature:
     """What follows from shapes, dtypes and options alone: read once, then found."""
 
-    method: Tableau
+    method: Method
     like: Like
     offsets: tuple[Array, Array]
     control: tuple[Any, ...]
@@ -113,7 +114,7 @@ def run(
     if type(inputs.fun) is Field:
         fields = inputs.fun.plans.get((signature, given.params_treedef, inputs.events))
     if fields is not None:
-        uniform = fields.uniform(given.params, inputs.adjoint is not None)
+        uniform = fields.uniform(given.params)
     elif isinstance(inputs.fun, Opaque):
         n_args = 0
         fields = plan.opaque_fields(inputs.fun, inputs.method, dtype, state.y0.shape[1], n_args)
@@ -129,7 +130,7 @@ def run(
         known = arg.treedef is None and signature is not None
         if type(inputs.fun) is Field and known and plan.pure(inputs.events):
             inputs.fun.plans[(signature, given.params_treedef, inputs.events)] = fields
-        uniform = fields.uniform(given.params, inputs.adjoint is not None)
+        uniform = fields.uniform(given.params)
     record = None
     if keep:
         record = _adjoint.plan_for(
@@ -159,6 +160,7 @@ def run(
         inputs.curve,
         events,
         given_events,
+        inputs.grid_k,
     )
     seconds = math.inf if deadline is None else deadline
     if progress:
@@ -239,7 +241,7 @@ class _bar:
             self.progress(1.0)
 
 
-def _opaque(inputs: Inputs) -> tuple[tuple[Any, Any], OpaquePull | None]:
+def _opaque(inputs: Inputs) -> tuple[tuple[Any, Any, Any], OpaquePull | None]:
     """The callbacks of an opaque field, with their results checked."""
     fun: Opaque = inputs.fun
     given = inputs.given
@@ -257,10 +259,24 @@ def _opaque(inputs: Inputs) -> tuple[tuple[Any, Any], OpaquePull | None]:
         result = fun.fun(t, y, params, args_for(samples))
         return _inputs.returned(result, y.shape, f"the opaque field {fun.__name__}", "y")
 
+    def jacobian(t: Array, y: Array, samples: Array) -> Array:
+        n, dim = y.shape
+        if fun.jac is not None:
+            result = fun.jac(t, y, params, args_for(samples))
+            who = f"the jac of the opaque field {fun.__name__}"
+            return _inputs.returned(result, (n, dim, dim), who, "the Jacobians")
+        return _differences(call, t, y, samples)
+
     if isinstance(inputs.adjoint, Continuous):
         raise InputError(
             f"the opaque field {fun.__name__} cannot be traced, which the continuous adjoint "
             'needs: use adjoint="discrete" with a vjp'
+        )
+    if inputs.adjoint is not None and inputs.method.family == "rosenbrock":
+        raise InputError(
+            f"{inputs.method.name} has the Jacobian in its formula, so its gradient needs second "
+            f"derivatives, which the opaque field {fun.__name__} does not have: use an ESDIRK "
+            'method such as "kvaerno5"'
         )
     if fun.vjp is None:
         if inputs.adjoint is not None:
@@ -268,9 +284,25 @@ def _opaque(inputs: Inputs) -> tuple[tuple[Any, Any], OpaquePull | None]:
                 f"the opaque field {fun.__name__} has no vjp, so its solution has no gradient: "
                 "pass nc.opaque(fun, vjp=...) or adjoint=None"
             )
-        return (call, None), None
+        return (call, None, jacobian), None
     pull = OpaquePull(fun.vjp, params, given, args_for)
-    return (call, pull), pull
+    return (call, pull, jacobian), pull
+
+
+def _differences(call: Callable[..., Array], t: Array, y: Array, samples: Array) -> Array:
+    """Jacobians (n, D, D) by forward differences, all columns in one call."""
+    n, dim = y.shape
+    eps = float(np.sqrt(np.finfo(y.dtype).eps))
+    size = np.maximum(np.abs(y), 1e-5 * np.abs(y).max(axis=1, keepdims=True))
+    moved = y + eps * np.where(size > 0, size, 1.0)
+    step = moved - y  # as rounded
+    points = np.repeat(y[:, None], dim + 1, axis=1)
+    points[:, np.arange(dim), np.arange(dim)] = moved
+    many = dim + 1
+    values = call(np.repeat(t, many), points.reshape(n * many, dim), np.repeat(samples, many))
+    values = np.asarray(values, np.float64).reshape(n, many, dim)
+    out: Array = (values[:, :dim] - values[:, dim:]) / step[:, :, None]
+    return np.ascontiguousarray(out.transpose(0, 2, 1))
 
 
 # ---- Running a grid again ------------------------------------------------------------------------
@@ -347,7 +379,7 @@ def grid_of(old: Inputs, grid: Grid, when: Times) -> tuple[Any, ...]:
     """The kernels' form of a grid: step ends, sizes, offsets, the step of each output, and the
     nodes that move, if any."""
     given = old.given
-    sample, first, _, _, h, t_end, _ = grid.steps
+    sample, first, _, _, h, t_end, _, _ = grid.steps
     B = len(given.state.y0)
     off = np.concatenate([[0], np.cumsum(np.bincount(sample, minlength=B))]).astype(np.int64)
     if (when.out_off != given.when.out_off).any():
@@ -368,7 +400,7 @@ def _nodes(given: Given, when: Times, grid: Grid, off: Array) -> Array:
 
     Nodes are the initial time, events that end a step, and, by the `GridRule`, outputs or stops.
     """
-    _, _, on_stop, _, _, t_end, _ = grid.steps
+    _, _, on_stop, _, _, t_end, _, _ = grid.steps
     out = np.full((len(t_end), 4), np.nan)
     cuts = grid.cuts
     for b in range(len(given.when.t_off)):
@@ -406,7 +438,7 @@ def interpolate(old: Inputs, grid: Grid, t: Any) -> Any:
     """The dense output: each step that is asked is made once more, from its stored start."""
     given = old.given
     state, B = given.state, len(given.state.y0)
-    sample, _, _, t_n, _, _, _ = steps = grid.steps
+    sample, _, _, t_n, *_ = steps = grid.steps
     query = _inputs._times_array(t, "t")
     scalar = query.ndim == 0
     if query.ndim > (2 if state.batched else 1) or (query.ndim == 2 and len(query) != B):
@@ -466,7 +498,7 @@ def within_steps(old: Inputs, steps: tuple[Array, ...], which: Array, t: Array) 
     """
     given = old.given
     state = given.state
-    sample, _, on_stop, t_n, h, t_end, y_n = steps
+    sample, _, on_stop, t_n, h, t_end, y_n, k = steps
     used, place = np.unique(which, return_inverse=True)
     order = np.lexsort((np.sign(h[used])[place] * t, place))
     n = np.bincount(place, minlength=len(used)) + 1
@@ -509,6 +541,8 @@ def within_steps(old: Inputs, steps: tuple[Array, ...], which: Array, t: Array) 
         threads=old.threads,
         transform=old.transform,
         curve=curve,
+        # stages that were found by iteration are kept
+        grid_k=np.ascontiguousarray(k[used]) if k.shape[1] else None,
     )
     one = np.arange(len(used) + 1, dtype=np.int64)
     grid = (t_end[used], h[used], one, out_step, None)

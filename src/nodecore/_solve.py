@@ -289,7 +289,7 @@ def _own(given: Given) -> Given:
 
 
 def _control(
-    tableau: methods.Tableau,
+    tableau: methods.Method,
     state: State,
     rtol: float,
     atol: Any,

@@ -91,7 +91,8 @@ class OpaquePull:
         if not self.given.state.batched:
             self.args_bar = [a[None] for a in self.args_bar]
 
-    def __call__(self, t: Array, y: Array, samples: Array, ct: Array) -> Array:
+    def __call__(self, t: Array, y: Array, samples: Array, ct: Array, slow: bool = True) -> Array:
+        """y_bar; with ``slow`` the cotangents of params and args are added up."""
         result = self.vjp(t, y, self.params, self.args_for(samples), ct)
         if not isinstance(result, tuple) or len(result) != 3:
             raise InputError(
@@ -104,7 +105,7 @@ class OpaquePull:
             ("params", given.params_treedef, self.params_bar, params_bar, None),
             ("args", given.args.treedef, self.args_bar, args_bar, samples),
         ):
-            if part is None:
+            if part is None or not slow:
                 continue
             leaves, part_treedef = tree.flatten(part)
             if part_treedef != treedef and len(leaves) != len(total):

@@ -27,7 +27,7 @@ from nodecore.ir.lower import Lowered, lower
 from nodecore.ir.program import Operand, Program, Space
 from nodecore.ir.trace import Spec, Trace, graph_key, trace_event, trace_field, trace_scalar
 from nodecore.ir.variational import TRANSFORMS
-from nodecore.methods import Tableau
+from nodecore.methods import Method
 from nodecore.status import InputError, TraceError
 
 Run = _kernels.Run
@@ -177,7 +177,7 @@ def fields_for(
     y_spec: Spec,
     params_spec: Spec,
     args_spec: Spec,
-    method: Tableau,
+    method: Method,
     dtype: Any,
     adjoint: bool,
     example: Callable[[], tuple[Any, ...]],
@@ -195,7 +195,9 @@ def fields_for(
 
     def bound() -> Any:
         specs = (y_spec, params_spec, args_spec)
-        return _bind(_lower(fun, *specs, adjoint, example, transform, events), method, dtype)
+        linearise = _LINEARISE[method.family]
+        lowered = _lower(fun, *specs, adjoint, example, transform, linearise, events)
+        return _bind(lowered, method, dtype)
 
     if isinstance(fun, Field | Frozen) and (isinstance(fun, Frozen) or pure(events)):
         key = (y_spec, params_spec, args_spec, method, dtype, adjoint, transform, events)
@@ -207,11 +209,15 @@ def fields_for(
 
 
 def pure(events: tuple[Event, ...]) -> bool:
-    """Whether all of their functions are promised to be pure."""
+    """Whether all functions of the events are promised to be pure."""
     return all(f is None or isinstance(f, Field) for e in events for f in (e.g, e.reset))
 
 
-def _bind(lowered: Lowered, method: Tableau | None, dtype: Any) -> Any:
+# What a family's methods need of the field's derivatives, besides its adjoint; see `lower`.
+_LINEARISE = {"explicit": "", "dirk": "first", "radau": "first", "rosenbrock": "second"}
+
+
+def _bind(lowered: Lowered, method: Method | None, dtype: Any) -> Any:
     key = (lowered, method, np.dtype(dtype).itemsize, isa())
     return _fields.get(key, lambda: Fields(lowered, method, dtype, isa()))
 
@@ -278,6 +284,7 @@ def _lower(
     adjoint: bool,
     example: Callable[[], tuple[Any, ...]],
     transform: str,
+    linearise: str,
     events: tuple[Event, ...],
 ) -> Lowered:
     if isinstance(fun, Frozen):
@@ -289,12 +296,14 @@ def _lower(
     trace, curve = TRANSFORMS[transform](plain) if transform else (plain, None)
     sizes = tuple([(v.n) for v in (*trace.params, *trace.args, trace.y)])
     resets = tuple([r is not None for r in trace.resets])
-    key = (graph_key(trace.outs), sizes, len(trace.params), adjoint, transform, resets)
+    content = (graph_key(trace.outs), sizes, len(trace.params), resets)
+    key = (*content, adjoint, transform, linearise)
 
     def make() -> tuple[Lowered, Trace]:
         out = lower(
             trace.graph, trace.out, trace.t, trace.y, trace.params, trace.args,
-            adjoint=adjoint, curve=curve, events=trace.events, resets=trace.resets,
+            adjoint=adjoint, linearise=linearise, curve=curve, events=trace.events,
+            resets=trace.resets,
         )  # fmt: skip
         if not isinstance(fun, Frozen):
             _verify(_function(fun), plain, y_spec, example(), events)
@@ -362,7 +371,7 @@ def _verify(
             compare(reset, behind, "reset", y_spec.treedef, event_arguments(reset, *given, "reset"))
 
 
-def opaque_fields(fun: Opaque, method: Tableau, dtype: Any, dim: int, n_args: int) -> Any:
+def opaque_fields(fun: Opaque, method: Method, dtype: Any, dim: int, n_args: int) -> Any:
     """Fields whose evaluation is a callback."""
     key = ("opaque", method, np.dtype(dtype).itemsize, dim, n_args, isa())
     return _fields.get(key, lambda: Fields(None, method, dtype, isa(), dim, n_args))
@@ -379,7 +388,7 @@ def params_bar(fields: Any, uniform: Any, acc: Any) -> tuple[Any, bool]:
         return out
     wide = _bind(fields.lowered, None, np.float64)
     leaves = [uniform[fields.params_off : fields.params_off + fields.n_params].astype(np.float64)]
-    out = wide.params_bar(wide.uniform(leaves, True), acc)
+    out = wide.params_bar(wide.uniform(leaves), acc)
     return out
 
 
@@ -419,7 +428,7 @@ def pull_points(fields: Any, uniform: Any, s: Any, t: Any, y: Any, ct: Any) -> t
             Space.T: lanes(1, t[here, None]),
             Space.Y: lanes(fields.dim, y[here]),
             Space.OUT: lanes(fields.dim),
-            Space.RES: lanes(adjoint.res_rows),
+            Space.RES: lanes(fields.lowered.res_rows),
             Space.CT: lanes(fields.dim, ct[here]),
             Space.YBAR: lanes(fields.dim),
             Space.TBAR: lanes(1),
@@ -427,7 +436,7 @@ def pull_points(fields: Any, uniform: Any, s: Any, t: Any, y: Any, ct: Any) -> t
         }
         spaces[Space.CT][:, m:] = 0
         numbered = {int(k): v for k, v in spaces.items()}
-        p = adjoint.field_keep
+        p = fields.lowered.field_keep
         _kernels.run_program(p.packed, p.ipool, p.rf_rows, numbered, L, fields.isa)
         p = adjoint.reverse
         _kernels.run_program(p.packed, p.ipool, p.rf_rows, numbered, L, fields.isa, acc[0])

@@ -157,9 +157,8 @@ class Solution:
 
     @property
     def stats(self) -> Stats:
-        accepted, rejected, nfev = self._run.ints[:3]
-        zero = np.zeros_like(accepted)
-        each = (accepted, rejected, nfev, zero, zero)
+        ints = self._run.ints
+        each = (ints[0], ints[1], ints[2], ints[4], ints[5])
         if not self._in.state.batched:
             each = tuple([int(a[0]) for a in each])  # type: ignore[assignment]
         return Stats(
@@ -185,7 +184,8 @@ class Solution:
             + f" of {state.y0.shape[1]} components ({state.y0.dtype}), "
             + ("all solved" if failed == 0 else f"{failed} failed"),
             f"  steps: {int(accepted.sum())} accepted, {int(rejected.sum())} rejected; "
-            f"{int(nfev.sum())} evaluations",
+            f"{int(nfev.sum())} evaluations"
+            + (f", {int(run.ints[4].sum())} of the Jacobian" if run.ints[4].any() else ""),
         ]
         if state.batched:
             lines.append(

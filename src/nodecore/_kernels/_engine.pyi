@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nodecore.ir.lower import Lowered
-from nodecore.methods.tableau import Tableau
+from nodecore.methods import Method
 
 _Array: TypeAlias = npt.NDArray[Any]
 _Floats: TypeAlias = npt.NDArray[np.float64]
@@ -15,7 +15,7 @@ _Ints: TypeAlias = npt.NDArray[np.int64]
 
 # of an opaque field: (times, states, samples), and for its pullback also the cotangents
 _Field: TypeAlias = Callable[[_Floats, _Array, _Ints], _Array]
-_Pull: TypeAlias = Callable[[_Floats, _Array, _Ints, _Array], _Array]
+_Pull: TypeAlias = Callable[[_Floats, _Array, _Ints, _Array, bool], _Array]
 # (lanes, chunk bounds, bytes of a checkpoint, of a record besides, of all samples' values) to each
 # chunk's (kind, slots, steps, segment), and the bytes for step traces
 _Chunks: TypeAlias = Sequence[tuple[int, int, int, int]]
@@ -57,7 +57,7 @@ class Fields:
     @property
     def lowered(self) -> Lowered: ...
     @property
-    def method(self) -> Tableau | None: ...
+    def method(self) -> Method | None: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...
     @property
@@ -83,13 +83,13 @@ class Fields:
     def __init__(
         self,
         lowered: Lowered | None,
-        method: Tableau | None,
+        method: Method | None,
         dtype: npt.DTypeLike,
         isa: str,
         dim: int = 0,
         n_args: int = 0,
     ) -> None: ...
-    def uniform(self, leaves: list[_Array], adjoint: bool) -> _Array: ...
+    def uniform(self, leaves: list[_Array]) -> _Array: ...
     def params_bar(self, uniform: _Array, acc: _Floats) -> tuple[_Floats, bool]: ...
 
 class Run:
@@ -132,10 +132,11 @@ class Run:
         inputs: tuple[Any, ...],
         control: tuple[Any, ...],
         keep: _Plan | None,
-        opaque: tuple[_Field, _Pull | None] | None = None,
+        opaque: tuple[_Field, _Pull | None, _Field] | None = None,
         curve: _Curve | None = None,
         events: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]] | None = None,
         given_events: _Events | None = None,
+        grid_k: _Array | None = None,
     ) -> None: ...
     def forward(
         self, n_threads: int, deadline: float, progress: Callable[[float], object] | None = None

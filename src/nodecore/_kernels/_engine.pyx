@@ -82,23 +82,46 @@ cdef extern from "backend.h":
         int64_t off_h
         int64_t off_t_new
         int64_t off_y
+        int64_t stages
+        int64_t off_stages
+        int64_t carry_rows
         int64_t limit
         int64_t recomputed
         nc_schedule plan
-    void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes) nogil
+    void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes,
+                        int64_t stages, int64_t carry_rows) nogil
     int nc_record_limit(nc_record *r, int kind, int64_t slots, int64_t n, int64_t segment) nogil
     void nc_record_keep_traces(nc_record *r, int64_t stages, int64_t res_rows, int64_t real_bytes,
                                int64_t bytes) nogil
-    int64_t nc_checkpoint_bytes(int64_t lanes, int64_t dim, int64_t real_bytes) nogil
-    int64_t nc_record_overhead(int64_t lanes, int64_t dim, int64_t real_bytes) nogil
+    int64_t nc_checkpoint_bytes(int64_t lanes, int64_t dim, int64_t real_bytes,
+                                int64_t carry_rows) nogil
+    int64_t nc_record_overhead(int64_t lanes, int64_t dim, int64_t real_bytes,
+                               int64_t stages) nogil
     void nc_record_free(nc_record *r) nogil
     int64_t nc_record_bytes(const nc_record *r) nogil
     char *nc_record_at(const nc_record *r, int64_t i) nogil
+    enum:
+        NC_EXPLICIT
+        NC_DIRK
+        NC_RADAU
+        NC_ROSENBROCK
     ctypedef struct nc_tableau:
         int32_t n_stages
         int32_t n_step
         int32_t degree
         int32_t adaptive
+        int32_t family
+        int32_t filter_error
+        double gamma
+        const double *predictor
+        const double *C
+        const double *d
+        const double *A_inv
+        const double *T
+        const double *T_inv
+        const double *P_z
+        double alpha
+        double beta
         const double *A
         const double *b
         const double *c
@@ -161,7 +184,9 @@ cdef extern from "backend.h":
                                     const void *, void *, const int64_t *, const uint8_t *)
     ctypedef int (*nc_opaque_pull)(void *, const nc_problem *, int64_t, const double *,
                                    const void *, const void *, void *, const int64_t *,
-                                   const uint8_t *)
+                                   const uint8_t *, int)
+    ctypedef int (*nc_opaque_jacobian)(void *, const nc_problem *, int64_t, const double *,
+                                       const void *, void *, const int64_t *, const uint8_t *)
     ctypedef int (*nc_poll)(void *, double)
     ctypedef struct nc_problem:
         nc_program sample
@@ -169,6 +194,9 @@ cdef extern from "backend.h":
         nc_program field_keep
         nc_program reverse
         nc_program sample_reverse
+        nc_program second
+        nc_program tangent
+        nc_program time
         int32_t dim
         int32_t n_args
         int32_t n_sample
@@ -176,9 +204,11 @@ cdef extern from "backend.h":
         int64_t acc_size
         int32_t n_panels
         int32_t n_sample_panels
+        int32_t n_second_panels
         int32_t time_dependent
         nc_opaque_field opaque_field
         nc_opaque_pull opaque_pull
+        nc_opaque_jacobian opaque_jacobian
         void *opaque_ctx
         const void *uniform
         nc_curve curve
@@ -201,6 +231,7 @@ cdef extern from "backend.h":
         const nc_nodes *grid_nodes
         const int64_t *grid_off
         const int32_t *out_step
+        const void *grid_k
         void *y_out
         int32_t *status
         double *t_reached
@@ -209,6 +240,8 @@ cdef extern from "backend.h":
         int64_t *n_rejected
         int64_t *n_fev
         int64_t *n_reached
+        int64_t *n_jev
+        int64_t *n_lu
         int64_t tile
         int64_t n_chunks
         nc_record *records
@@ -459,12 +492,13 @@ cdef int _poll(void *ctx, double done) noexcept with gil:
 
 cdef class _Opaque:
     """A field (and its pullback) given as Python callables on arrays of lanes."""
-    cdef object field, pull, dtype
+    cdef object field, pull, jacobian, dtype
     cdef Py_ssize_t itemsize
     cdef public object error
 
-    def __cinit__(self, field, pull, dtype):
-        self.field, self.pull, self.dtype = field, pull, np.dtype(dtype)
+    def __cinit__(self, field, pull, jacobian, dtype):
+        self.field, self.pull, self.jacobian = field, pull, jacobian
+        self.dtype = np.dtype(dtype)
         self.itemsize = self.dtype.itemsize
         self.error = None
 
@@ -495,7 +529,7 @@ cdef int _opaque_field(void *ctx, const nc_problem *p, int64_t L, const double *
 
 cdef int _opaque_pull(void *ctx, const nc_problem *p, int64_t L, const double *t, const void *y,
                       const void *kappa, void *ybar, const int64_t *sample,
-                      const uint8_t *active) noexcept with gil:
+                      const uint8_t *active, int slow) noexcept with gil:
     cdef _Opaque o = <_Opaque> ctx
     try:
         lanes, times, samples = _active(t, sample, active, L)
@@ -503,7 +537,23 @@ cdef int _opaque_pull(void *ctx, const nc_problem *p, int64_t L, const double *t
         out[:] = 0
         if lanes:
             out[:, lanes] = o.pull(times, o.lanes(y, p.dim, L)[:, lanes].T.copy(), samples,
-                                   o.lanes(kappa, p.dim, L)[:, lanes].T.copy()).T
+                                   o.lanes(kappa, p.dim, L)[:, lanes].T.copy(), bool(slow)).T
+    except BaseException as error:
+        o.error = error
+        return 1
+    return 0
+
+
+cdef int _opaque_jacobian(void *ctx, const nc_problem *p, int64_t L, const double *t,
+                          const void *y, void *jac, const int64_t *sample,
+                          const uint8_t *active) noexcept with gil:
+    cdef _Opaque o = <_Opaque> ctx
+    try:
+        lanes, times, samples = _active(t, sample, active, L)
+        if lanes:
+            out = o.lanes(jac, p.dim * p.dim, L)
+            values = o.jacobian(times, o.lanes(y, p.dim, L)[:, lanes].T.copy(), samples)
+            out[:, lanes] = values.reshape(len(lanes), -1).T
     except BaseException as error:
         o.error = error
         return 1
@@ -521,7 +571,7 @@ cdef class Fields:
     cdef const nc_backend *be
     cdef nc_problem proto
     cdef nc_tableau tableau
-    cdef nc_program prologue, adjoint_prologue
+    cdef nc_program prologue, derivative_prologue
     cdef readonly object lowered, method
     cdef object consts, keep_alive
     cdef readonly object dtype
@@ -560,19 +610,25 @@ cdef class Fields:
         self.n_uniform, self.n_params = lowered.n_uniform, lowered.n_params
         self.params_off = lowered.params_off
         self.consts = np.ascontiguousarray(lowered.consts, self.dtype)
+        p.field_keep = _program(lowered.field_keep)
+        p.res_rows = lowered.res_rows
+        p.time_dependent = self.time_dependent = lowered.time_dependent
+        self.derivative_prologue = _program(lowered.derivative_prologue)
+        self.registers = max(self.registers, lowered.derivative_prologue.rf_rows)
+        if lowered.tangent is not None:
+            p.tangent = _program(lowered.tangent.tangent)
+            p.time = _program(lowered.tangent.time)
         adjoint = lowered.adjoint
         self.has_adjoint = adjoint is not None
         if self.has_adjoint:
-            p.field_keep = _program(adjoint.field_keep)
             p.reverse = _program(adjoint.reverse)
             p.sample_reverse = _program(adjoint.sample_reverse)
-            p.res_rows = adjoint.res_rows
             p.acc_size = self.acc_size = adjoint.acc_size
             p.n_panels = adjoint.reverse.n_panels
             p.n_sample_panels = adjoint.sample_reverse.n_panels
-            p.time_dependent = self.time_dependent = adjoint.time_dependent
-            self.adjoint_prologue = _program(adjoint.prologue)
-            self.registers = max(self.registers, adjoint.prologue.rf_rows)
+            if adjoint.second is not None:
+                p.second = _program(adjoint.second)
+                p.n_second_panels = adjoint.second.n_panels
         if lowered.events is not None:
             self._set_events(lowered.events)
 
@@ -593,15 +649,26 @@ cdef class Fields:
         memset(T, 0, sizeof(nc_tableau))
         if m is None:
             return 0
-        if m.n_stages > NC_MAX_STAGES:
+        k = m.kernel_form()
+        if len(k["c"]) > NC_MAX_STAGES:
             raise ValueError(f"{m.name} has more than {NC_MAX_STAGES} stages")
-        T.n_stages, T.n_step = m.n_stages, m.n_step_stages
-        T.degree = m.P.shape[1]
-        T.adaptive = m.b_err is not None
-        T.A, T.b = <const double *> _ptr(m.A), <const double *> _ptr(m.b)
-        T.c, T.P = <const double *> _ptr(m.c), <const double *> _ptr(m.P)
-        T.b_err = <const double *> _ptr(m.b_err)
-        T.b_err2 = <const double *> _ptr(m.b_err2)
+        self.keep_alive.append(k)
+        T.family = {"explicit": NC_EXPLICIT, "dirk": NC_DIRK, "radau": NC_RADAU,
+                    "rosenbrock": NC_ROSENBROCK}[m.family]
+        T.n_stages, T.n_step = len(k["c"]), k["n_step"]
+        T.degree = k["P"].shape[1]
+        T.adaptive = k["b_err"] is not None
+        T.gamma, T.filter_error = k["gamma"], k["filter_error"]
+        T.A, T.b = <const double *> _ptr(k["A"]), <const double *> _ptr(k["b"])
+        T.c, T.P = <const double *> _ptr(k["c"]), <const double *> _ptr(k["P"])
+        T.b_err = <const double *> _ptr(k["b_err"])
+        T.b_err2 = <const double *> _ptr(k["b_err2"])
+        T.predictor = <const double *> _ptr(k.get("predictor"))
+        T.C, T.d = <const double *> _ptr(k.get("C")), <const double *> _ptr(k.get("d"))
+        if m.family == "radau":
+            T.A_inv, T.P_z = <const double *> _ptr(k["A_inv"]), <const double *> _ptr(k["P_z"])
+            T.T, T.T_inv = <const double *> _ptr(k["T"]), <const double *> _ptr(k["T_inv"])
+            T.alpha, T.beta = k["alpha"], k["beta"]
         self.proto.method = T
         return 0
 
@@ -610,7 +677,16 @@ cdef class Fields:
         """Lanes of one vector of this element type."""
         return self.be.vector_lanes
 
-    def uniform(self, list leaves, bint adjoint):
+    @property
+    def stage_rows(self):
+        """Stages that an entry of a record holds, and states that a checkpoint holds besides."""
+        if self.tableau.family == NC_DIRK:
+            return self.tableau.n_stages, 2
+        if self.tableau.family == NC_RADAU:
+            return self.tableau.n_stages, 5
+        return 0, 0
+
+    def uniform(self, list leaves):
         """The uniform space: constants, params, and what the prologues compute from them."""
         cdef void *base[32]
         cdef char *at
@@ -628,14 +704,13 @@ cdef class Fields:
             off += leaf.size
         if off != self.params_off + self.n_params:
             raise ValueError("params do not fit the field")
-        if self.prologue.n_instr or (adjoint and self.adjoint_prologue.n_instr):
+        if self.prologue.n_instr or self.derivative_prologue.n_instr:
             memset(base, 0, sizeof(base))
             registers = np.empty(self.registers + 64, self.dtype)
             base[NC_SP_RF] = _ptr(registers)
             base[NC_SP_U] = at
             self.be.run(&self.prologue, base, 1, NULL)
-            if adjoint:
-                self.be.run(&self.adjoint_prologue, base, 1, NULL)
+            self.be.run(&self.derivative_prologue, base, 1, NULL)
         return out
 
     def params_bar(self, uniform, acc):
@@ -715,7 +790,7 @@ cdef class Run:
     cdef readonly object inputs, y, ints, floats, status, sample_values, uniform
     cdef readonly object failed, last
     cdef _Opaque opaque
-    cdef object atol, lock, curve
+    cdef object atol, lock, curve, grid_k
     cdef readonly object plan
 
     def __cinit__(self):
@@ -730,13 +805,14 @@ cdef class Run:
             free(self.records)
 
     def __init__(self, Fields fields, uniform, tuple inputs, tuple control, object keep,
-                 opaque=None, curve=None, events=None, given_events=None):
+                 opaque=None, curve=None, events=None, given_events=None, grid_k=None):
         """keep: None, or the plan of the record: a function of (lanes, chunk bounds, bytes of a
         checkpoint, of a record besides, of all samples' values) that gives for each chunk (kind,
         slots, steps, segment), or None, and the bytes for step traces.
 
         inputs: (y0, args, t, t_off, out_off, stops, stop_off, grid, grid_h, grid_off, out_step,
-        grid_nodes); curve: None, or (offsets, starts, sizes, coefficients (pieces, degree + 1, rows)).
+        grid_nodes); grid_k: None, or the stages (steps, stages, D) of a given grid;
+        curve: None, or (offsets, starts, sizes, coefficients (pieces, degree + 1, rows)).
 
         events: None, or (directions, terminal), int32 arrays; given_events: None, or those of the
         given grid as in (`events`, `event_y`, `event_off`).
@@ -762,6 +838,8 @@ cdef class Run:
         p.grid_off = <const int64_t *> _ptr(grid_off)
         p.out_step = <const int32_t *> _ptr(out_step)
         p.grid_nodes = <const nc_nodes *> _ptr(grid_nodes)
+        self.grid_k = grid_k
+        p.grid_k = _ptr(grid_k)
         c = &p.control
         c.mode, c.n_sub, c.stop_at_outputs = control[0], control[1], control[2]
         c.error_exponent = control[3]
@@ -775,7 +853,7 @@ cdef class Run:
         c.log2_memory_floor = control[17]
         n_out = p.out_off[B]
         self.y = np.empty((n_out, fields.dim), fields.dtype)
-        self.ints = np.zeros((4, B), np.int64)
+        self.ints = np.zeros((6, B), np.int64)
         self.floats = np.zeros((2, B))
         self.status = np.zeros(B, np.int32)
         p.y_out = _ptr(self.y)
@@ -784,6 +862,8 @@ cdef class Run:
         p.n_rejected = p.n_accepted + B
         p.n_fev = p.n_accepted + 2 * B
         p.n_reached = p.n_accepted + 3 * B
+        p.n_jev = p.n_accepted + 4 * B
+        p.n_lu = p.n_accepted + 5 * B
         p.t_reached = <double *> _ptr(self.floats)
         p.h_last = p.t_reached + B
         self.sample_values = None
@@ -791,9 +871,10 @@ cdef class Run:
             self.sample_values = np.empty((B, p.n_sample), fields.dtype)
             p.sample_values = _ptr(self.sample_values)
         if opaque is not None:
-            field, pull = opaque
-            self.opaque = _Opaque(field, pull, fields.dtype)
+            field, pull, jacobian = opaque
+            self.opaque = _Opaque(field, pull, jacobian, fields.dtype)
             p.opaque_field = _opaque_field
+            p.opaque_jacobian = _opaque_jacobian
             p.opaque_ctx = <void *> self.opaque
             if pull is not None:
                 p.opaque_pull = _opaque_pull
@@ -822,13 +903,15 @@ cdef class Run:
             if self.records == NULL:
                 raise MemoryError
             p.records = self.records
+            stages, rows = fields.stage_rows
             for i in range(p.n_chunks):
-                nc_record_init(&self.records[i], p.tile, p.dim, self.be.real_bytes)
+                nc_record_init(&self.records[i], p.tile, p.dim, self.be.real_bytes, stages, rows)
             bounds = [B * j // p.n_chunks for j in range(p.n_chunks + 1)]
             self.plan = keep
             plans, trace_bytes = keep(
-                p.tile, bounds, nc_checkpoint_bytes(p.tile, p.dim, self.be.real_bytes),
-                nc_record_overhead(p.tile, p.dim, self.be.real_bytes), self.sample_values.nbytes,
+                p.tile, bounds, nc_checkpoint_bytes(p.tile, p.dim, self.be.real_bytes, rows),
+                nc_record_overhead(p.tile, p.dim, self.be.real_bytes, stages),
+                self.sample_values.nbytes,
             )
             for i, (kind, slots, n, segment) in enumerate(plans or ()):
                 if kind == NC_KEEP_ALL:
@@ -836,7 +919,8 @@ cdef class Run:
                 if nc_record_limit(&self.records[i], kind, slots, n, segment):
                     raise MemoryError("nodecore: out of memory")
 
-            if fields.has_adjoint and p.opaque_field == NULL and trace_bytes > 0:
+            traced = fields.has_adjoint and p.opaque_field == NULL
+            if traced and trace_bytes > 0 and p.method.family == NC_EXPLICIT:
                 for i in range(p.n_chunks):
                     nc_record_keep_traces(
                         &self.records[i], p.method.n_step - 1, p.res_rows, self.be.real_bytes,
@@ -1020,7 +1104,8 @@ cdef class Run:
 
     def steps(self):
         """Every accepted step: arrays (sample, first output behind its start, on_stop, t, h, t_new,
-        y), sorted by sample and time; on_stop: 1 if the step ends on a stop, 2 if it starts on one.
+        y, k), sorted by sample and time; on_stop: 1 if the step ends on a stop, 2 if it starts on
+        one; k (steps, stages, D): the stages, of methods that find them by iteration.
         """
         cdef int64_t i, j, L
         cdef nc_record *r
@@ -1034,7 +1119,7 @@ cdef class Run:
             r = &self.records[i]
             L = r.lanes
             if r.limit:
-                nc_record_init(&whole, L, r.dim, self.be.real_bytes)
+                nc_record_init(&whole, L, r.dim, self.be.real_bytes, r.stages, r.carry_rows)
                 with self.lock:
                     failed = self.be.unroll(&own, i, &whole)
                 r = &whole
@@ -1050,7 +1135,8 @@ cdef class Run:
         if not parts:
             empty = np.zeros(0)
             return (empty.astype(np.int64), empty.astype(np.int64), empty.astype(np.uint8), empty,
-                    empty, empty, np.zeros((0, D), self.fields.dtype))
+                    empty, empty, np.zeros((0, D), self.fields.dtype),
+                    np.zeros((0, self.fields.stage_rows[0], D), self.fields.dtype))
         columns = [np.concatenate(c) for c in zip(*parts)]
         order = np.argsort(columns[0], kind="stable")
         return tuple(c[order] for c in columns)
@@ -1075,7 +1161,9 @@ cdef object _entries(char *block, int64_t n, nc_record *r, dtype):
 
     return (number(0, np.int32).astype(np.int64), number(r.off_q, np.int32).astype(np.int64),
             flags[step, lane] >> 3 & 3, number(r.off_t, np.float64), number(r.off_h, np.float64),
-            number(r.off_t_new, np.float64), view(r.off_y, dtype, r.dim)[step, :, lane])
+            number(r.off_t_new, np.float64), view(r.off_y, dtype, r.dim)[step, :, lane],
+            view(r.off_stages, dtype, r.stages * r.dim)[step, :, lane].reshape(
+                len(step), r.stages, r.dim))
 
 
 cdef extern from *:

@@ -211,52 +211,69 @@ static int64_t round_up(int64_t bytes)
     return (bytes + 15) & ~(int64_t)15;
 }
 
-void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes)
+static int64_t carry_bytes(int64_t lanes)
+{
+    return round_up((int64_t)sizeof(nc_carry) + lanes * (3 * 8 + 3 * 8 + 4 + 1));
+}
+
+void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes, int64_t stages,
+                    int64_t carry_rows)
 {
     memset(r, 0, sizeof *r);
     r->lanes = lanes;
     r->dim = dim;
+    r->real_bytes = real_bytes;
     r->off_q = 4 * lanes;
     r->off_flags = 8 * lanes;
     r->off_t = round_up(9 * lanes);
     r->off_h = r->off_t + 8 * lanes;
     r->off_t_new = r->off_h + 8 * lanes;
     r->off_y = r->off_t_new + 8 * lanes;
-    r->entry_bytes = round_up(r->off_y + lanes * dim * real_bytes);
+    r->stages = stages;
+    r->off_stages = (r->off_y + lanes * dim * real_bytes + 63) & ~(int64_t)63;
+    r->off_carry = 0;
+    r->carry_rows = carry_rows;
+    r->off_newton = carry_bytes(lanes);
+    r->entry_bytes = stages ? round_up(r->off_stages + stages * lanes * dim * real_bytes)
+                            : round_up(r->off_y + lanes * dim * real_bytes);
     r->per_block = BLOCK_BYTES / r->entry_bytes;
     if (r->per_block < 1)
         r->per_block = 1;
 }
 
-static int64_t carry_bytes(int64_t lanes)
+static int64_t slot_bytes(const nc_record *r, int64_t real_bytes)
 {
-    return round_up((int64_t)sizeof(nc_carry) + lanes * (3 * 8 + 3 * 8 + 4 + 1));
+    int64_t newton = r->carry_rows ? round_up(NC_NEWTON_DOUBLES * 8 * r->lanes) +
+                                         r->carry_rows * r->dim * r->lanes * real_bytes
+                                   : 0;
+    return round_up(r->off_y + r->lanes * r->dim * real_bytes) + r->off_newton + round_up(newton);
 }
 
-int64_t nc_checkpoint_bytes(int64_t lanes, int64_t dim, int64_t real_bytes)
+int64_t nc_checkpoint_bytes(int64_t lanes, int64_t dim, int64_t real_bytes, int64_t carry_rows)
 {
     nc_record r;
-    nc_record_init(&r, lanes, dim, real_bytes);
-    return r.entry_bytes + carry_bytes(lanes) + nc_schedule_bytes(NC_KEEP_BINOMIAL, 1) +
+    nc_record_init(&r, lanes, dim, real_bytes, 0, carry_rows);
+    return slot_bytes(&r, real_bytes) + nc_schedule_bytes(NC_KEEP_BINOMIAL, 1) +
            (int64_t)sizeof(char *);
 }
 
-int64_t nc_record_overhead(int64_t lanes, int64_t dim, int64_t real_bytes)
+int64_t nc_record_overhead(int64_t lanes, int64_t dim, int64_t real_bytes, int64_t stages)
 {
     nc_record r;
-    nc_record_init(&r, lanes, dim, real_bytes);
-    return r.entry_bytes + carry_bytes(lanes) + 8 * (int64_t)sizeof(char *);
+    nc_record_init(&r, lanes, dim, real_bytes, stages, 0);
+    return r.entry_bytes + 8 * (int64_t)sizeof(char *);
 }
 
 int nc_record_limit(nc_record *r, int kind, int64_t slots, int64_t n, int64_t segment)
 {
-    r->off_carry = r->entry_bytes;
-    r->entry_bytes += carry_bytes(r->lanes);
+    r->last_bytes = r->entry_bytes;
+    r->off_carry = round_up(r->off_y + r->lanes * r->dim * r->real_bytes);
+    r->entry_bytes = slot_bytes(r, r->real_bytes);
     r->limit = slots;
     r->per_block = BLOCK_BYTES / r->entry_bytes;
     if (r->per_block < 1)
         r->per_block = 1;
-    r->last = malloc((size_t)r->entry_bytes);
+    r->last = malloc((size_t)r->last_bytes);
     return r->last ? nc_schedule_init(&r->plan, kind, slots, n, segment) : -1;
 }
 
@@ -350,6 +367,6 @@ int64_t nc_record_bytes(const nc_record *r)
     int64_t bytes = r->peak_bytes + r->cap_blocks * (int64_t)sizeof(char *) +
                     r->n_trace_blocks * (r->traces_per_block * r->trace_bytes + (int64_t)sizeof(char *));
     if (r->limit)
-        bytes += r->entry_bytes + nc_schedule_bytes(r->plan.kind, r->plan.cap);
+        bytes += r->last_bytes + nc_schedule_bytes(r->plan.kind, r->plan.cap);
     return bytes;
 }

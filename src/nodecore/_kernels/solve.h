@@ -15,13 +15,27 @@ enum nc_status {
 
 enum { NC_MAX_STAGES = 32, NC_MAX_DEGREE = 8 };
 
+enum nc_family { NC_EXPLICIT = 0, NC_DIRK, NC_RADAU, NC_ROSENBROCK };
+
 /* A Runge-Kutta method in extended FSAL form: the argument of stage n_step - 1 is y_{n+1}. Stages
- * behind it are evaluated only where an output is interpolated. */
+ * behind it are evaluated only where an output is interpolated.
+ *
+ * A Rosenbrock method has a stage more, without a weight: its increments k_i stand at 1 .. s behind the
+ * field's value at the beginning of the step. Its sums have no factor h. */
 typedef struct {
     int32_t n_stages, n_step, degree, adaptive;
+    int32_t family;
+    int32_t filter_error;         /* the error is multiplied by (I - h gamma J)^-1 */
+    double gamma;
     const double *A, *b, *c;      /* [s][s], [s], [s] */
     const double *b_err, *b_err2; /* [s]; NULL where there is none */
     const double *P;              /* [s][degree]: b_i(theta) = sum_k P[i][k] theta^(k+1) */
+    const double *predictor;      /* dirk: [s][s] */
+    const double *C, *d;          /* rosenbrock: [s][s], [s] */
+    /* radau: k h = A_inv z, z = T w, eigenvalues mu and alpha +- i beta of A_inv, and the collocation
+     * polynomial z(theta) = sum_i z_i sum_k P_z[i][k] theta^(k+1); all [3][3] */
+    const double *A_inv, *T, *T_inv, *P_z;
+    double alpha, beta;
 } nc_tableau;
 
 enum nc_mode {
@@ -56,7 +70,7 @@ typedef struct {
 /* Events: where a function of the solution passes zero (lanes/events.h). A cotangent has a row for each
  * event, then dim rows for each reset. */
 typedef struct {
-    nc_program value, slope; /* OUT: g of each event; dg/dt, where CT is the slope of the state */
+    nc_program value, slope; /* OUT: g of each event; dg/dt, where V is the slope of the state */
     nc_program reset;        /* OUT: the state behind each event that has a reset */
     nc_program pull, spread; /* of a cotangent: to Y and T; to S and the gradient accumulator */
     int32_t n, n_resets, n_panels, unused;
@@ -101,21 +115,27 @@ typedef struct nc_problem nc_problem;
 typedef int (*nc_opaque_field)(void *ctx, const nc_problem *p, int64_t L, const double *t,
                                const void *y, void *k, const int64_t *sample,
                                const uint8_t *active);
-/* Its pullback: ybar [D][L] is set; the cotangents of params and args are added up by the callback. */
+/* Its pullback: ybar [D][L] is set; the cotangents of params and args are added up by the callback if
+ * `slow`. */
 typedef int (*nc_opaque_pull)(void *ctx, const nc_problem *p, int64_t L, const double *t,
                               const void *y, const void *kappa, void *ybar, const int64_t *sample,
-                              const uint8_t *active);
+                              const uint8_t *active, int slow);
+/* Its Jacobian in the active lanes, [D*D][L]. */
+typedef int (*nc_opaque_jacobian)(void *ctx, const nc_problem *p, int64_t L, const double *t,
+                                  const void *y, void *jac, const int64_t *sample,
+                                  const uint8_t *active);
 /* Called every 20 ms by the thread that entered; non-zero ends the solve. */
 typedef int (*nc_poll)(void *ctx, double done);
 
 struct nc_problem {
     /* the field */
-    nc_program sample, field, field_keep, reverse, sample_reverse;
+    nc_program sample, field, field_keep, reverse, sample_reverse, second, tangent, time;
     int32_t dim, n_args, n_sample, res_rows;
     int64_t acc_size;
-    int32_t n_panels, n_sample_panels, time_dependent, unused_field;
+    int32_t n_panels, n_sample_panels, n_second_panels, time_dependent;
     nc_opaque_field opaque_field;
     nc_opaque_pull opaque_pull;
+    nc_opaque_jacobian opaque_jacobian;
     void *opaque_ctx;
     const void *uniform; /* real */
     nc_curve curve; /* rows 0: none */
@@ -143,12 +163,14 @@ struct nc_problem {
     const nc_nodes *grid_nodes;
     const int64_t *grid_off;
     const int32_t *out_step; /* replay: the step each output belongs to, -1 for the first */
+    const void *grid_k; /* replay: the stages of each step, real [][n_stages][dim], or NULL: they are
+                         * solved for */
 
     /* results */
     void *y_out; /* real [out_off[B]][dim] */
     int32_t *status;
     double *t_reached, *h_last;
-    int64_t *n_accepted, *n_rejected, *n_fev, *n_reached;
+    int64_t *n_accepted, *n_rejected, *n_fev, *n_reached, *n_jev, *n_lu;
 
     /* how the batch is cut; chunks have records of their own */
     int64_t tile; /* lanes */

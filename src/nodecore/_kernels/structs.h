@@ -45,6 +45,7 @@ enum nc_space {
     NC_SP_SBAR,   /* cotangent of S */
     NC_SP_ARGS,   /* raw args of a sample program */
     NC_SP_CURVE,  /* a given curve at the time of the stage */
+    NC_SP_V,      /* a tangent of the state, and in one row more that of the time */
     NC_N_SPACES
 };
 

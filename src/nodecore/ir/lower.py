@@ -10,6 +10,11 @@ cotangents of Y, T and S, and what flows into uniform values to the gradient acc
 ``sample_reverse`` and ``params_reverse`` finish the work for args and params. Expensive values are
 residuals, cheap ones are computed again: the same instructions, the same bits.
 
+An implicit method needs the linearised field too. ``tangent`` pushes a direction of the state
+through it, which gives the Jacobian column by column; ``time`` is the derivative in time. The
+adjoint of a Rosenbrock method, whose formula holds the Jacobian, differentiates once more:
+``second`` pulls a cotangent of f_y v + tau f_t back. All of them read one set of residuals.
+
 Events are programs of the same inputs: ``value`` has one row an event, ``slope`` its derivative in
 time along a slope of the state, ``reset`` the state behind each event that has one. Their adjoint
 has two halves, since between the two a number is needed that only the first gives: ``pull`` gives
@@ -34,14 +39,19 @@ from .program import Kind, Operand, Program, Space
 class Adjoint:
     """The programs of the backward pass."""
 
-    prologue: Program  # uniform values that only the backward pass reads
-    field_keep: Program
     reverse: Program
     sample_reverse: Program
     params_reverse: Program
-    res_rows: int
+    second: Program | None
     acc_size: int
-    time_dependent: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Tangent:
+    """The linearised field: f_y v for a given v, and f_t."""
+
+    tangent: Program
+    time: Program
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +83,12 @@ class Lowered:
     prologue: Program
     sample: Program
     field: Program
+    derivative_prologue: Program  # uniform values that only the programs below read
+    field_keep: Program  # the field, leaving residuals for them
+    res_rows: int
+    time_dependent: bool
     adjoint: Adjoint | None
+    tangent: Tangent | None
     events: EventPrograms | None
 
 
@@ -128,47 +143,46 @@ def lower(
     args: Sequence[Node],
     *,
     adjoint: bool,
+    linearise: str = "",
     curve: Node | None = None,
     events: Sequence[Node] = (),
     resets: Sequence[Node | None] = (),
 ) -> Lowered:
     """The programs of ``out = f(t, y, params, args)``, and of its events.
 
-    ``curve`` is an input whose value at the time of a stage the kernels look up.
+    ``linearise``: "first" for methods that need the Jacobian, "second" for those whose adjoint
+    needs its derivatives too. ``curve`` is an input whose value at the time of a stage the kernels
+    look up.
     """
     g = graph
-    behind = [r for r in resets if r is not None]
-    direction = g.input("tangent", 0, y.n, STEP)
-    slopes = [
-        g.zeros(1) if s is None else s
-        for s in jvp(g, events, [y, t], [direction, g.const(np.ones(1))])
-    ]
-    outs = [out, *events, *slopes, *behind]
+    linear = _Linear(g, out, t, y, linearise) if linearise else None
+    happen = _Events(g, t, y, events, resets)
+    primal = reachable([out], stop=lambda v: v.rate < STEP)
+    outs = [out, *happen.values, *([] if linear is None else linear.values)]
     step_nodes = reachable(outs, stop=lambda v: v.rate < STEP)
     sample_out = _frontier(step_nodes, SAMPLE, SAMPLE)
-    sample_out = list(dict.fromkeys([*sample_out, *[v for v in outs if v.rate == SAMPLE]]))
+    results = [out, *happen.values]
+    sample_out = list(dict.fromkeys([*sample_out, *[v for v in results if v.rate == SAMPLE]]))
     sample_nodes = reachable(sample_out, stop=lambda v: v.rate < SAMPLE)
     s_at, n_sample = _stack(sample_out, Space.S)
     args_at, n_args = _stack(args, Space.ARGS)
 
     uniform = _Uniform(params)
     u_nodes = _frontier([*step_nodes, *sample_nodes], CONST, PARAMS)
-    uniform.add(v for v in outs if v.rate <= PARAMS)
+    uniform.add(v for v in results if v.rate <= PARAMS)
     uniform.add(u_nodes)
     forward_pending = list(uniform.pending)
     uniform.add_for(forward_pending)
 
-    back = None
-    if adjoint:
-        back = _Backward(g, out, [*events, *behind], t, y, params, args, sample_out)
-    adjoint_pending: list[Node] = []
-    if back is not None:
-        uniform.add(_frontier(back.nodes, CONST, PARAMS))
-        uniform.add(v for v in back.operands if v.rate <= PARAMS)
-        adjoint_pending = [v for v in uniform.pending if v not in forward_pending]
-        uniform.add_for([*adjoint_pending, *back.params_bar])
+    more = _Derivatives(
+        g, out, t, y, params, args, primal, sample_out, linear, happen, adjoint=adjoint
+    )
+    uniform.add(_frontier(more.nodes, CONST, PARAMS))
+    uniform.add(v for v in more.operands if v.rate <= PARAMS)
+    more_pending = [v for v in uniform.pending if v not in forward_pending]
+    uniform.add_for([*more_pending, *more.params_bar])
 
-    # the layout: constants, params, the prologue's results, the backward pass's
+    # the layout: constants, params, the prologue's results, the derivatives'
     rows = uniform.n_consts
     params_off = rows
     u_at = dict(uniform.at)
@@ -180,9 +194,9 @@ def lower(
     for v in forward_pending:
         u_at[v] = Operand(Space.U, rows, Kind.UNI)
         rows += v.n
-    # the backward pass's values are not there yet: the prologue must not read them
+    # the derivatives' values are not there yet: the prologue must not read them
     prologue = _prologue("prologue", forward_pending, u_at)
-    for v in adjoint_pending:
+    for v in more_pending:
         u_at[v] = Operand(Space.U, rows, Kind.UNI)
         rows += v.n
 
@@ -192,17 +206,10 @@ def lower(
     sample = emit("sample", list(s_at.items()), {**u_at, **args_at})
     field_given = {**u_at, **s_at, **ty}
     result = [(out, Operand(Space.OUT, 0))]
-    field = emit("field", result, field_given)
-    programs = None
-    if events:
-        blocks = iter(range(len(behind)))
-        programs = EventPrograms(
-            tuple([-1 if r is None else next(blocks) for r in resets]),
-            emit("event", _results(events), field_given),
-            emit("event_slope", _results(slopes), {**field_given, direction: Operand(Space.CT, 0)}),
-            emit("reset", _results(behind), field_given),
-            *((None, None) if back is None else back.lower_events(field_given, s_at)),
-        )
+    field = keep = emit("field", result, field_given)
+    res_at, res_rows = _stack(more.residuals, Space.RES)
+    if adjoint or linearise:
+        keep = emit("field_keep", [*res_at.items(), *result], field_given)
     return Lowered(
         dim=y.n,
         n_args=n_args,
@@ -214,10 +221,17 @@ def lower(
         prologue=prologue,
         sample=sample,
         field=field,
-        adjoint=None
-        if back is None
-        else back.lower(result, field_given, u_at, base, s_at, args_at, adjoint_pending),
-        events=programs,
+        derivative_prologue=_prologue("derivative_prologue", more_pending, u_at),
+        field_keep=keep,
+        res_rows=res_rows,
+        time_dependent=more.time_dependent,
+        adjoint=more.adjoint({**field_given, **res_at}, u_at, base, s_at, args_at)
+        if adjoint
+        else None,
+        tangent=linear.programs({**field_given, **res_at}) if linear is not None else None,
+        events=happen.programs(field_given, more.event_programs(field_given, s_at))
+        if events
+        else None,
     )
 
 
@@ -243,7 +257,7 @@ def _prologue(name: str, nodes: Sequence[Node], at: Mapping[Node, Operand]) -> P
 
 
 class _Pull:
-    """The pullback of values of a stage: cotangents of Y, T and S, and sinks of uniform values."""
+    """The pullback of values of a stage: cotangents of Y, T and S, and sinks of uniform ones."""
 
     def __init__(
         self,
@@ -268,7 +282,7 @@ class _Pull:
                 self.sbar[s.target] = total
 
     def wanted(self) -> list[Node]:
-        """Everything that is to be computed."""
+        """Everything that the program computes."""
         return [self.ybar, self.tbar, *self.sbar.values(), *_operands(self.sinks)]
 
     def to_stage(self) -> list[tuple[Node, Operand]]:
@@ -279,30 +293,116 @@ class _Pull:
         """Where that of S goes."""
         return [(bar, Operand(Space.SBAR, s_at[v].off)) for v, bar in self.sbar.items()]
 
+    def outs(self, s_at: Mapping[Node, Operand]) -> list[tuple[Node, Operand]]:
+        """Where its results go."""
+        return [*self.to_stage(), *self.to_sample(s_at)]
 
-class _Backward:
-    """The graphs of the backward pass, and the programs made of them."""
+
+class _Events:
+    """Events, their slopes along a slope of the state, and the states behind those that reset."""
+
+    def __init__(
+        self,
+        g: Graph,
+        t: Node,
+        y: Node,
+        events: Sequence[Node],
+        resets: Sequence[Node | None],
+    ) -> None:
+        self.events = list(events)
+        self.behind = [r for r in resets if r is not None]
+        blocks = iter(range(len(self.behind)))
+        self.reset_at = tuple([-1 if r is None else next(blocks) for r in resets])
+        self.v = g.input("tangent", 0, y.n, STEP)
+        slopes = jvp(g, events, [y, t], [self.v, g.const(np.ones(1))])
+        self.slopes = [g.zeros(1) if s is None else s for s in slopes]
+        self.values = [*self.events, *self.slopes, *self.behind]
+
+    def programs(
+        self, given: dict[Node, Operand], adjoint: tuple[Program | None, Program | None]
+    ) -> EventPrograms:
+        """``given``: what they read, but for the slope of the state."""
+        return EventPrograms(
+            self.reset_at,
+            emit("event", _results(self.events), given),
+            emit("event_slope", _results(self.slopes), {**given, self.v: Operand(Space.V, 0)}),
+            emit("reset", _results(self.behind), given),
+            *adjoint,
+        )
+
+
+class _Linear:
+    """The linearised field: f_y v, f_t, and for "second" f_y v + tau f_t."""
+
+    def __init__(self, g: Graph, out: Node, t: Node, y: Node, linearise: str) -> None:
+        self.v, self.tau = g.input("tangent", 0, y.n, STEP), g.input("tangent", 1, 1, STEP)
+        jv = jvp(g, [out], [y], [self.v])[0]
+        ft = jvp(g, [out], [t], [g.const(np.ones(1))])[0]
+        self.in_time = ft is not None
+        self.jv = g.zeros(y.n) if jv is None else jv
+        self.ft = g.zeros(y.n) if ft is None else ft
+        self.along: Node | None = None
+        if linearise == "second":
+            along = jvp(g, [out], [y, t], [self.v, self.tau])[0]
+            self.along = g.zeros(y.n) if along is None else along
+        self.values = [v for v in (self.jv, self.ft, self.along) if v is not None]
+        self.at = {self.v: Operand(Space.V, 0), self.tau: Operand(Space.V, y.n)}
+
+    def programs(self, given: dict[Node, Operand]) -> Tangent:
+        """``given``: what they read, but for the tangent."""
+        return Tangent(
+            emit("tangent", [(self.jv, Operand(Space.OUT, 0))], {**given, **self.at}),
+            emit("time", [(self.ft, Operand(Space.OUT, 0))], given),
+        )
+
+
+class _Derivatives:
+    """The graphs of the field's derivatives, and the programs made of them."""
 
     def __init__(
         self,
         g: Graph,
         out: Node,
-        events: Sequence[Node],
         t: Node,
         y: Node,
         params: Sequence[Node],
         args: Sequence[Node],
+        primal: Sequence[Node],
         sample_out: Sequence[Node],
+        linear: _Linear | None,
+        happen: _Events,
+        *,
+        adjoint: bool,
     ) -> None:
-        self.g, self.t, self.y, self.params, self.args = g, t, y, params, args
-        self.sample_out = sample_out
-        self.primal = {v for v in reachable([out], lambda v: v.rate < STEP) if v.rate == STEP}
+        self.g, self.linear, self.has_adjoint = g, linear, adjoint
+        self.primal = {v for v in primal if v.rate == STEP}
         self.ct = g.input("ct", 0, y.n, STEP)
-        self.stage = _Pull(g, [out], [self.ct], y, t, sample_out)
-        self.time_dependent = self.stage.in_time
-        self.event_cts = [g.input("ct", 1 + i, v.n, STEP) for i, v in enumerate(events)]
-        self.event = _Pull(g, events, self.event_cts, y, t, sample_out)
+        self.time_dependent = linear is not None and linear.in_time
+        wanted = [] if linear is None else list(linear.values)
+        step_wanted = list(wanted)
+        self.params_bar: list[Node] = []
+        if adjoint:
+            self.first = _Pull(g, [out], [self.ct], y, t, sample_out)
+            whats = [*happen.events, *happen.behind]
+            self.event_cts = [g.input("ct", 1 + i, v.n, STEP) for i, v in enumerate(whats)]
+            self.event = _Pull(g, whats, self.event_cts, y, t, sample_out)
+            self.second: _Pull | None = None
+            self.time_dependent |= self.first.in_time
+            step_wanted += self.first.wanted()
+            if linear is not None and linear.along is not None:
+                self.second = _Pull(g, [linear.along], [self.ct], y, t, sample_out)
+                step_wanted += self.second.wanted()
+            slow = self._slow(params, args, sample_out)
+            wanted = [*step_wanted, *self.event.wanted(), *slow]
+        self.operands = wanted
+        self.nodes = reachable(self.operands, stop=lambda v: v.rate <= PARAMS)
+        self.residuals = self._choose_residuals(step_wanted)
 
+    def _slow(
+        self, params: Sequence[Node], args: Sequence[Node], sample_out: Sequence[Node]
+    ) -> list[Node]:
+        """The graphs that finish the work for args and params; what the former compute."""
+        g = self.g
         # the sample part: from the cotangents of S to those of args
         self.s_ct = {v: g.input("sbar", i, v.n, STEP) for i, v in enumerate(sample_out)}
         sample_sinks: list[Sink] = []
@@ -312,7 +412,8 @@ class _Backward:
         self.sample_sinks = [s for s in sample_sinks if s.target.rate == PARAMS]
 
         # the params part: from the accumulator to the params
-        sinks = [*self.stage.sinks, *self.event.sinks, *self.sample_sinks]
+        pulls = [p for p in (self.first, self.second, self.event) if p is not None]
+        sinks = [*[s for p in pulls for s in p.sinks], *self.sample_sinks]
         self.targets = list(dict.fromkeys(s.target for s in sinks))
         self.acc_at, self.acc_size = _stack(self.targets, Space.CT)
         self.acc_in = {v: g.input("acc", i, v.n, PARAMS) for i, v in enumerate(self.targets)}
@@ -320,15 +421,11 @@ class _Backward:
         self.params_bar = [
             g.zeros(p.n) if b is None else b for p, b in zip(params, bars, strict=True)
         ]
-
-        self.operands = [*self.stage.wanted(), *self.event.wanted()]
-        self.operands += [*self.args_bar, *_operands(self.sample_sinks)]
-        self.nodes = reachable(self.operands, stop=lambda v: v.rate <= PARAMS)
-        self.residuals = self._choose_residuals(self.stage.wanted())
+        return [*self.args_bar, *_operands(self.sample_sinks)]
 
     def _choose_residuals(self, wanted: Sequence[Node]) -> list[Node]:
-        """Primal values that the reverse phase reads and that are worth keeping."""
-        depends = {self.ct}
+        """Primal values that the derivatives read and that are worth keeping."""
+        depends = {self.ct} | ({self.linear.v, self.linear.tau} if self.linear else set())
         for v in reachable(wanted):
             if any(a in depends for a in v.args):
                 depends.add(v)
@@ -345,22 +442,21 @@ class _Backward:
         reachable(wanted, stop)
         return sorted(keep, key=lambda v: v.id)
 
-    def lower(
+    def adjoint(
         self,
-        result: list[tuple[Node, Operand]],
-        field_given: dict[Node, Operand],
+        step_given: dict[Node, Operand],
         u_at: dict[Node, Operand],
         base: dict[Node, Operand],
         s_at: dict[Node, Operand],
         args_at: dict[Node, Operand],
-        pending: Sequence[Node],
     ) -> Adjoint:
-        res_at, res_rows = _stack(self.residuals, Space.RES)
-        field_keep = emit("field_keep", [*res_at.items(), *result], field_given)
-
-        outs = [*self.stage.to_stage(), *self.stage.to_sample(s_at)]
-        given = {**field_given, **res_at, self.ct: Operand(Space.CT, 0)}
-        reverse = emit("reverse", outs, given, self._at(self.stage.sinks))
+        """The programs of the backward pass; ``step_given``: what those of a stage read."""
+        given = {**step_given, self.ct: Operand(Space.CT, 0)}
+        reverse = emit("reverse", self.first.outs(s_at), given, self._at(self.first.sinks))
+        second = None
+        if self.second is not None and self.linear is not None:
+            given = {**given, **self.linear.at}
+            second = emit("second", self.second.outs(s_at), given, self._at(self.second.sinks))
 
         given = {**u_at, **args_at}
         given.update({ct: Operand(Space.CT, s_at[v].off) for v, ct in self.s_ct.items()})
@@ -372,23 +468,15 @@ class _Backward:
         params_reverse = emit(
             "params_reverse", _results(self.params_bar), given, uniform_lanes=True
         )
+        return Adjoint(reverse, sample_reverse, params_reverse, second, self.acc_size)
 
-        return Adjoint(
-            prologue=_prologue("adjoint_prologue", pending, u_at),
-            field_keep=field_keep,
-            reverse=reverse,
-            sample_reverse=sample_reverse,
-            params_reverse=params_reverse,
-            res_rows=res_rows,
-            acc_size=self.acc_size,
-            time_dependent=self.time_dependent,
-        )
-
-    def lower_events(
-        self, field_given: dict[Node, Operand], s_at: dict[Node, Operand]
-    ) -> tuple[Program, Program]:
-        """The two halves of the events' pullback."""
-        given = {**field_given, **_stack(self.event_cts, Space.CT)[0]}
+    def event_programs(
+        self, given: dict[Node, Operand], s_at: dict[Node, Operand]
+    ) -> tuple[Program | None, Program | None]:
+        """The two halves of the events' pullback; ``given``: what they read, but for cotangents."""
+        if not self.has_adjoint:
+            return None, None
+        given = {**given, **_stack(self.event_cts, Space.CT)[0]}
         pull = emit("event_pull", self.event.to_stage(), given)
         sinks = self._at(self.event.sinks)
         return pull, emit("event_spread", self.event.to_sample(s_at), given, sinks)

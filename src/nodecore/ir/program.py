@@ -45,6 +45,7 @@ class Space(IntEnum):
     SBAR = 10
     ARGS = 11
     CURVE = 12
+    V = 13
 
 
 @dataclass(frozen=True, slots=True)

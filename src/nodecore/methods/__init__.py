@@ -9,7 +9,7 @@ from there. `STEPPED` says which families have a stepper, and so which methods u
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
-from typing import TypeAlias, overload
+from typing import TypeAlias
 
 from ..status import InputError
 from .tableau import Rosenbrock, Tableau
@@ -28,7 +28,7 @@ _TABLES = {
 }
 
 FAMILIES: tuple[str, ...] = tuple(_TABLES)
-STEPPED: tuple[str, ...] = ("explicit",)
+STEPPED: tuple[str, ...] = ("explicit", "dirk", "radau", "rosenbrock")
 
 
 @cache
@@ -76,14 +76,6 @@ def _index(families: tuple[str, ...]) -> dict[str, str]:
             if index.setdefault(_normal(alias), name) != name:
                 raise ValueError(f"alias {alias!r} of {name!r} already means another method")
     return index
-
-
-@overload
-def get(name: str | Tableau) -> Tableau: ...
-
-
-@overload
-def get(name: str | Method, families: tuple[str, ...]) -> Method: ...
 
 
 def get(name: str | Method, families: tuple[str, ...] = STEPPED) -> Method:

@@ -12,6 +12,7 @@ transformation T splits their Newton systems into a real and a complex one of th
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -91,6 +92,12 @@ class Radau(Tableau):
 
     def _b_err(self) -> FloatArray:
         return np.zeros(self.n_stages) if self.b_err is None else self.b_err
+
+    def kernel_form(self) -> dict[str, Any]:
+        """As of a `Tableau`, and what the iteration needs."""
+        alpha, beta = self.mu_complex.real, self.mu_complex.imag
+        more = {"A_inv": self.A_inv, "T": self.T, "T_inv": self.T_inv, "P_z": self.P_z}
+        return super().kernel_form() | more | {"alpha": alpha, "beta": beta}
 
     @property
     def gamma(self) -> float:

@@ -263,6 +263,14 @@ class Tableau(DenseOutput):
         pair = "" if self.embedded_order is None else f"({self.embedded_order})"
         return f"<Tableau {self.name}: order {self.order}{pair}, {self.n_stages} stages>"
 
+    def kernel_form(self) -> dict[str, Any]:
+        """What the kernels read (``nc_tableau``)."""
+        return {
+            "n_step": self.n_step_stages, "gamma": self.gamma, "filter_error": self.filter_error,
+            "A": self.A, "b": self.b, "c": self.c, "P": self.P, "b_err": self.b_err,
+            "b_err2": self.b_err2, "predictor": self.predictor,
+        }  # fmt: skip
+
     @property
     def n_stages(self) -> int:
         """All stages, the dense-only ones included."""
@@ -442,6 +450,21 @@ class Rosenbrock(DenseOutput):
             f"<Rosenbrock {self.name}: order {self.order}({self.embedded_order}), "
             f"{self.n_stages} stages>"
         )
+
+    def kernel_form(self) -> dict[str, Any]:
+        """What the kernels read (``nc_tableau``): a stage of weight zero stands before the others,
+        for the field's value at the beginning of the step."""
+
+        def padded(x: FloatArray) -> FloatArray:
+            out: FloatArray = np.pad(x, [(1, 0)] * x.ndim)
+            return out
+
+        return {
+            "n_step": self.n_stages + 1, "gamma": self.gamma, "filter_error": False,
+            "A": padded(self.A), "b": padded(self.m), "c": padded(self.c), "C": padded(self.C),
+            "d": padded(self.d), "b_err": padded(self.m_err), "b_err2": None,
+            "P": np.ascontiguousarray(np.pad(self.P, [(1, 0), (0, 0)])),
+        }  # fmt: skip
 
     @property
     def n_stages(self) -> int:

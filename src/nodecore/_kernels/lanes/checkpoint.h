@@ -33,12 +33,25 @@ static void FN(write_step)(const FN(lanes) *s, const nc_record *r, char *e)
                 flags[l] |= NC_LANE_AFTER_STOP;
             if (s->mask[l] && FN(is_cut)(s, l))
                 flags[l] |= NC_LANE_CUT;
+            if (s->evaluated[l])
+                flags[l] |= NC_LANE_FRESH;
         }
     }
     memcpy(e + r->off_h, T->h, (size_t)L * sizeof(double));
     memcpy(e + r->off_t_new, T->t_new, (size_t)L * sizeof(double));
-    if (r->off_carry)
+    if (r->off_carry && e != r->last) {
         ((nc_carry *)(e + r->off_carry))->complete = 1;
+        return;
+    }
+    char *stage = e + r->off_stages;
+    size_t bytes = (size_t)(L * T->p->dim) * sizeof(REAL);
+    for (int64_t i = 0; i < r->stages; i++, stage += bytes) {
+        memcpy(stage, T->k[i], bytes);
+        for (int64_t l = 0; l < L; l++)
+            if (!s->mask[l]) /* a try that failed may have left anything */
+                for (int64_t j = 0; j < T->p->dim; j++)
+                    ((REAL *)stage)[j * L + l] = 0;
+    }
 }
 
 /* Lets the stages of the next step leave their trace in the record, if there is room. */
@@ -92,7 +105,15 @@ static int FN(record)(FN(lanes) *s)
     return 0;
 }
 
-enum { FN(MORE_ACTIVE) = 1, FN(MORE_FIRST) = 2, FN(MORE_REJECTED) = 4, FN(MORE_AFTER_STOP) = 8 };
+enum {
+    FN(MORE_ACTIVE) = 1,
+    FN(MORE_FIRST) = 2,
+    FN(MORE_REJECTED) = 4,
+    FN(MORE_AFTER_STOP) = 8,
+    FN(MORE_EVALUATED) = 16,
+    FN(MORE_FRESH) = 32,
+    FN(MORE_WANT_JAC) = 64
+};
 
 /* The arrays behind an entry: what the driver needs besides. */
 typedef struct {
@@ -119,6 +140,35 @@ static FN(carry) FN(carry_of)(const nc_record *r, char *e)
     return c;
 }
 
+/* What Newton's iteration remembers, into the carry or back from it. */
+static void FN(carry_newton)(FN(lanes) *s, char *e, uint8_t *more, int save)
+{
+    const nc_record *r = s->record;
+    FN(tile) *T = &s->tile;
+    FN(newton) *n = &T->n;
+    char *at = e + r->off_carry + r->off_newton;
+    size_t state = (size_t)(T->p->dim * s->L) * sizeof(REAL);
+    double *numbers[NC_NEWTON_DOUBLES] = {n->jac_t, n->jac_time, n->lu_hg,
+                                          n->eta,   n->last_h,   n->age};
+    REAL *states[] = {T->k[0], n->jac_y, n->last_z[0], n->last_z[1], n->last_z[2]};
+#define NC_MOVE(array, bytes)                                                                      \
+    do {                                                                                           \
+        memcpy(save ? (void *)at : (void *)(array), save ? (void *)(array) : (void *)at, bytes);   \
+        at += bytes;                                                                               \
+    } while (0)
+    for (int i = 0; i < NC_NEWTON_DOUBLES; i++)
+        NC_MOVE(numbers[i], (size_t)s->L * sizeof(double));
+    for (int64_t i = 0; i < r->carry_rows; i++)
+        NC_MOVE(states[i], state);
+#undef NC_MOVE
+    for (int64_t l = 0; l < s->L; l++) {
+        if (save)
+            more[l] |= (uint8_t)(n->want_jac[l] ? FN(MORE_WANT_JAC) : 0);
+        else
+            n->want_jac[l] = (more[l] & FN(MORE_WANT_JAC)) != 0;
+    }
+}
+
 /* Keeps the state before the next step in a slot; its entry is completed by that step. */
 static void FN(save)(FN(lanes) *s, char *e)
 {
@@ -141,8 +191,12 @@ static void FN(save)(FN(lanes) *s, char *e)
         c.more[l] = (uint8_t)((s->tile.active[l] ? FN(MORE_ACTIVE) : 0) |
                               (s->first[l] ? FN(MORE_FIRST) : 0) |
                               (s->rejected_before[l] != 0 ? FN(MORE_REJECTED) : 0) |
-                              (s->tile.after_stop[l] ? FN(MORE_AFTER_STOP) : 0));
+                              (s->tile.after_stop[l] ? FN(MORE_AFTER_STOP) : 0) |
+                              (s->evaluated[l] ? FN(MORE_EVALUATED) : 0) |
+                              (s->fresh[l] ? FN(MORE_FRESH) : 0));
     }
+    if (r->carry_rows)
+        FN(carry_newton)(s, e, c.more, 1);
     s->slot = e;
 }
 
@@ -177,9 +231,10 @@ static void FN(restore)(FN(lanes) *s, char *e)
         s->accepted[l] = c.accepted[l];
         s->rejected[l] = c.rejected[l];
         s->stop[l] = c.stop[l];
-        s->non_finite[l] = 0;
+        s->trouble[l] = 0;
         T->active[l] = (c.more[l] & FN(MORE_ACTIVE)) != 0;
-        s->fresh[l] = T->active[l];
+        s->fresh[l] = T->active[l] && (!r->carry_rows || (c.more[l] & FN(MORE_FRESH)) != 0);
+        s->evaluated[l] = (c.more[l] & FN(MORE_EVALUATED)) != 0;
         s->first[l] = (c.more[l] & FN(MORE_FIRST)) != 0;
         s->rejected_before[l] = (c.more[l] & FN(MORE_REJECTED)) != 0;
         T->after_stop[l] = (c.more[l] & FN(MORE_AFTER_STOP)) != 0;
@@ -188,6 +243,10 @@ static void FN(restore)(FN(lanes) *s, char *e)
             FN(find_lane_events)(s, l);
         FN(lane_in)(T->base[NC_SP_S], (const REAL *)p->sample_values + sample[l] * p->n_sample,
                     p->n_sample, L, l);
+    }
+    if (r->carry_rows) {
+        FN(carry_newton)(s, e, c.more, 0);
+        FN(method_restore)(T);
     }
     s->slot = e;
 }

@@ -54,7 +54,7 @@ static int FN(propose)(FN(lanes) *s, int64_t l)
         T->h[l] = h;
         T->t_new[l] = t + h;
         if (fabs(h) < 10 * DBL_EPSILON * fabs(t) || t + h == t)
-            return s->non_finite[l] ? NC_NON_FINITE : NC_STEP_UNDERFLOW;
+            return s->trouble[l] ? s->trouble[l] : NC_STEP_UNDERFLOW;
     } else if (c->mode == NC_FIXED_DT) {
         double dt = dir * c->dt, t0 = s->times[l][0];
         double from = t0 + (double)s->count[l] * dt, to = t0 + (double)(s->count[l] + 1) * dt;
@@ -134,7 +134,7 @@ static void FN(emit)(FN(lanes) *s)
         if (!dense)
             continue;
         FN(open_dense)(s);
-        FN(rk_dense)(T, s->theta, s->dense);
+        FN(dense)(T, s->theta, s->dense);
         for (int64_t l = 0; l < L; l++)
             if (s->mask[l] && FN(output_due)(s, l, &exact) && !exact) {
                 FN(read_dense)(s, l);
@@ -162,7 +162,51 @@ static void FN(refresh)(FN(lanes) *s)
         if (s->fresh_mask[l]) {
             s->fev[l]++;
             s->fresh[l] = 0;
+            s->evaluated[l] = 1;
+            FN(method_start)(T, l);
         }
+}
+
+/* A step that was not good enough: the next try, or the sample's end. */
+static void FN(reject)(FN(lanes) *s, int64_t l)
+{
+    FN(tile) *T = &s->tile;
+    int failed = FN(method_failed)(T, l);
+    int why = failed ? (T->n.singular[l] ? NC_SINGULAR : NC_NEWTON_FAILED)
+              : s->err[l] < HUGE_VAL && !s->bad[l] ? 0
+                                                    : NC_NON_FINITE;
+    s->rejected[l]++;
+    if (T->p->control.mode != NC_ADAPTIVE) {
+        FN(finish_sample)(s, l, why ? why : NC_NON_FINITE);
+        return;
+    }
+    s->trouble[l] = (uint8_t)why;
+    s->rejected_before[l] = 1;
+    if (failed && T->n.stale[l]) {
+        T->n.want_jac[l] = 1; /* the same step with a Jacobian of its own */
+        s->h_next[l] = T->h[l];
+    } else {
+        s->h_next[l] = T->h[l] * (failed ? 0.25 : s->factor[l]);
+    }
+}
+
+/* The stages of the next steps of a given grid, as they were found when it was made. */
+static void FN(load_stages)(FN(lanes) *s)
+{
+    FN(tile) *T = &s->tile;
+    const nc_problem *p = T->p;
+    const nc_tableau *m = T->method;
+    int64_t D = p->dim, S = m->n_stages;
+    for (int64_t l = 0; l < s->L; l++) {
+        if (!T->active[l])
+            continue;
+        const REAL *k = (const REAL *)p->grid_k + (p->grid_off[T->sample[l]] + s->count[l]) * S * D;
+        for (int64_t i = 0; i < S; i++)
+            FN(lane_in)(T->k[i], k + i * D, D, s->L, l);
+        T->n.failed[l] = 0;
+        T->n.fev[l] = T->n.jev[l] = T->n.factored[l] = 0;
+    }
+    FN(combine)(T, T->y1, T->y, m->b, (int)S);
 }
 
 /* One step of every live lane; 0, or why to stop. */
@@ -171,7 +215,7 @@ static int FN(tile_step)(FN(lanes) *s)
     FN(tile) *T = &s->tile;
     nc_problem *p = (nc_problem *)T->p;
     const nc_control *c = &p->control;
-    const nc_tableau *m = p->method;
+    const nc_tableau *m = T->method;
     int64_t L = s->L, D = p->dim;
     int adaptive = c->mode == NC_ADAPTIVE, last = m->n_step - 1;
 
@@ -192,8 +236,11 @@ static int FN(tile_step)(FN(lanes) *s)
         FN(arm_events)(s);
     if (s->record)
         FN(aim_trace)(s);
-    FN(rk_step)(T);
-    int finish_first = adaptive && FN(rk_error_reads_finish)(m);
+    if (p->grid_k)
+        FN(load_stages)(s);
+    else
+        FN(method_step)(T, s->part);
+    int finish_first = adaptive && FN(error_reads_finish)(m);
     if (finish_first)
         FN(rk_finish)(T);
     s->finished = finish_first;
@@ -203,9 +250,9 @@ static int FN(tile_step)(FN(lanes) *s)
     int any_accepted = 0, all_accepted = 1, need_finish = 0;
     FN(find_nonfinite)(T->y1, D, L, s->bad);
     if (adaptive) {
-        FN(rk_error)(T, s->part, s->tmp, s->err);
+        FN(method_error)(T, s->part, s->tmp, s->err);
         for (int64_t l = 0; l < L; l++)
-            if (s->bad[l])
+            if (s->bad[l] || FN(method_failed)(T, l))
                 s->err[l] = HUGE_VAL;
         for (int64_t l = L; l < s->pad; l++)
             s->err[l] = 1;
@@ -213,20 +260,21 @@ static int FN(tile_step)(FN(lanes) *s)
                        s->factor, s->pad);
     }
     for (int64_t l = 0; l < L; l++) {
-        int ok = T->active[l] && (adaptive ? s->err[l] <= 1 : !s->bad[l]);
+        int ok = T->active[l] && (adaptive ? s->err[l] <= 1 : !s->bad[l] && !FN(method_failed)(T, l));
         s->mask[l] = ok ? -1 : 0;
         any_accepted += ok;
         all_accepted &= ok;
         int exact; /* does this lane read its step stage's derivative, whatever the others do? */
-        int finish = ok && (c->mode == NC_REPLAY || T->t_new[l] != s->t_end[l] ||
+        int finish = ok && FN(method_finishes)(m) && (c->mode == NC_REPLAY || T->t_new[l] != s->t_end[l] ||
                             (FN(output_due)(s, l, &exact) && !exact));
         need_finish |= finish;
         s->reads_finish[l] = (uint8_t)(finish_first || finish);
         s->reads_dense[l] = 0;
         if (T->active[l])
-            s->fev[l] += last - 1 + (finish_first || finish);
+            s->fev[l] += FN(method_work)(T, l, s->jev + l, s->factored + l) + (finish_first || finish);
     }
-    if (!finish_first && (need_finish || (any_accepted && T->keep_res[last]))) {
+    if (!finish_first && FN(method_finishes)(m) &&
+        (need_finish || (any_accepted && T->keep_res[last]))) {
         FN(rk_finish)(T); /* a trace is whole */
         s->finished = 1;
     }
@@ -257,16 +305,9 @@ static int FN(tile_step)(FN(lanes) *s)
     for (int64_t l = 0; l < L; l++) {
         if (!T->active[l])
             continue;
+        FN(method_remember)(T, l, s->mask[l] != 0);
         if (!s->mask[l]) {
-            if (!adaptive) {
-                s->rejected[l]++;
-                FN(finish_sample)(s, l, NC_NON_FINITE);
-                continue;
-            }
-            s->rejected[l]++;
-            s->non_finite[l] = !(s->err[l] < HUGE_VAL);
-            s->rejected_before[l] = 1;
-            s->h_next[l] = T->h[l] * s->factor[l];
+            FN(reject)(s, l);
             continue;
         }
         s->accepted[l]++;
@@ -292,8 +333,9 @@ static int FN(tile_step)(FN(lanes) *s)
             s->log_err2[l] = s->log_err1[l];
             s->log_err1[l] = fmax(s->log_err[l], c->log2_memory_floor);
             s->rejected_before[l] = 0;
-            s->non_finite[l] = 0;
+            s->trouble[l] = 0;
         }
+        s->evaluated[l] = 0;
         T->after_stop[l] = T->at_stop[l] && whole;
         if (T->after_stop[l]) {
             s->stop[l]++;
@@ -419,6 +461,7 @@ static void FN(start_chunk)(FN(lanes) *s, int64_t chunk)
     memset(s->fresh, 0, (size_t)s->L);
     memset(s->tile.at_stop, 0, (size_t)s->L);
     memset(s->tile.after_stop, 0, (size_t)s->L);
+    FN(method_reset)(&s->tile);
 }
 
 /* A set of lanes with its work space, to be given back by nc_arena_put; NULL when memory is out. */

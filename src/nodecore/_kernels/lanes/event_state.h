@@ -5,12 +5,12 @@ typedef struct {
     uint8_t *zero;   /* [n][L]: enum, until g is looked at where the next step starts */
     double *noise;   /* [n][L]: |g| that cannot be told from 0 there */
     double *still;   /* [n][L]: |dg/dt| that cannot either */
-    int8_t *way;     /* [n][L]: the sign of dg/dt where the step starts with g zero; 0: unknown */
     double *last;    /* [n][L]: when it ended a step last, or NaN */
     double *node;    /* when any of them did */
     uint8_t *fresh;  /* the lane starts, or starts again: its sides are to be found */
     int64_t *cursor; /* given events: the lane's next */
     /* of the step */
+    int8_t *way;        /* [n][L]: the sign of dg/dt where it starts with g zero; 0: unknown */
     double *theta, *lo; /* [n][L]: where it happens, or NaN; where its bracket begins */
     uint8_t *cut;       /* an event ends the step ... */
     int32_t *by;        /* ... this one */

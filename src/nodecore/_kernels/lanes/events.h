@@ -37,7 +37,7 @@ static void FN(event_look)(FN(lanes) *s)
 {
     FN(event_state) *v = &s->ev;
     FN(open_dense)(s);
-    FN(rk_dense)(&s->tile, v->at, v->y);
+    FN(dense)(&s->tile, v->at, v->y);
     for (int64_t l = 0; l < s->L; l++)
         v->t[l] = FN(event_time)(s, l, v->at[l]);
     FN(event_values)(s, v->t, v->y, v->g);
@@ -66,7 +66,7 @@ static void FN(load_events)(FN(lanes) *s, int64_t l)
         v->side[i] = 0;
         v->zero[i] = FN(ZERO_NO);
         v->noise[i] = 0;
-        v->way[i] = 0;
+        v->still[i] = HUGE_VAL;
         v->last[i] = NAN;
     }
     v->fresh[l] = 1;
@@ -102,25 +102,18 @@ static void FN(arm_events)(FN(lanes) *s)
     if (!any)
         return;
     FN(event_values)(s, T->t, T->y, v->g);
-    T->base[NC_SP_OUT] = v->g_end;
-    T->base[NC_SP_CT] = T->k[0];
-    FN(vm_run)(&p->events.slope, T->base, s->L, NULL);
     for (int64_t l = 0; l < s->L; l++) {
         if (!T->active[l] || !v->fresh[l])
             continue;
         v->fresh[l] = 0;
         for (int64_t k = 0; k < p->events.n; k++) {
             int64_t i = k * s->pad + l;
-            double g = (double)v->g[k * s->L + l], slope = (double)v->g_end[k * s->L + l];
+            double g = (double)v->g[k * s->L + l];
             int near = fabs(g) <= FN(CLEAR) * v->noise[i];
-            v->way[i] = 0;
-            if (!near || v->zero[i] == FN(ZERO_NO)) {
+            if (!near || v->zero[i] == FN(ZERO_NO))
                 v->side[i] = (int8_t)FN(sign)(g);
-            } else if (v->zero[i] == FN(ZERO_HAPPENED)) {
+            else if (v->zero[i] == FN(ZERO_HAPPENED))
                 v->side[i] = 0;
-                if (fabs(slope) > v->still[i])
-                    v->way[i] = (int8_t)(FN(sign)(slope) * s->dir[l]);
-            }
             v->zero[i] = FN(ZERO_NO);
         }
     }
@@ -221,6 +214,40 @@ static void FN(locate)(FN(lanes) *s)
 
 /* ---- Detection ------------------------------------------------------------------------------ */
 
+/* The slope of the dense output where the steps begin, and the sign of dg/dt with it. */
+static void FN(find_ways)(FN(lanes) *s)
+{
+    FN(tile) *T = &s->tile;
+    const nc_tableau *m = T->method;
+    FN(event_state) *v = &s->ev;
+    double w[NC_MAX_STAGES], dw[NC_MAX_STAGES];
+    const REAL *k[NC_MAX_STAGES];
+    FN(open_dense)(s);
+    FN(dense_weights)(m, 0, w, dw);
+    for (int i = 0; i < m->n_stages; i++) {
+        k[i] = T->k[i];
+        for (int64_t l = 0; l < s->L; l++) {
+            double size = m->family == NC_ROSENBROCK && T->h[l] != 0 ? T->h[l] : 1;
+            T->coef[i * s->L + l] = (REAL)(dw[i] / size);
+        }
+    }
+    FN(lincomb)(v->y, NULL, m->n_stages, k, T->coef, T->p->dim, s->L);
+    for (int64_t l = 0; l < s->L; l++)
+        v->time[l] = (REAL)T->t[l];
+    T->base[NC_SP_T] = v->time;
+    T->base[NC_SP_Y] = T->y;
+    T->base[NC_SP_V] = v->y;
+    T->base[NC_SP_OUT] = v->g;
+    FN(vm_run)(&T->p->events.slope, T->base, s->L, NULL);
+    for (int64_t l = 0; l < s->L; l++)
+        for (int64_t e = 0; e < T->p->events.n; e++) {
+            int64_t i = e * s->pad + l;
+            double slope = (double)v->g[e * s->L + l];
+            int known = v->noise[i] > 0 && fabs(slope) > v->still[i];
+            v->way[i] = (int8_t)(known ? FN(sign)(slope) * s->dir[l] : 0);
+        }
+}
+
 /* Events whose g was zero when the step began: on which side does it leave, and where is that seen first?
  * From nearby to far, so that a short excursion is not stepped over. First of all in the middle: a g that
  * is zero there and at the end has not left. One that is first seen on the other side than its slope
@@ -289,8 +316,10 @@ static int FN(detect)(FN(lanes) *s)
             if (isnan(v->g_end[k * L + l]))
                 v->ends[l] = NC_NON_FINITE;
         }
-    if (disarmed)
+    if (disarmed) {
+        FN(find_ways)(s);
         FN(find_departures)(s);
+    }
     for (int64_t l = 0; l < L; l++)
         for (int64_t k = 0; k < e->n && s->mask[l]; k++) {
             int64_t i = k * s->pad + l;
@@ -549,7 +578,7 @@ static int FN(tell)(FN(lanes) *s)
         if (!any)
             return 0;
         FN(open_dense)(s);
-        FN(rk_dense)(T, v->at, v->y);
+        FN(dense)(T, v->at, v->y);
         for (int64_t l = 0; l < L; l++) {
             int64_t k = v->job[l], i = k * s->pad + l;
             if (k < 0)

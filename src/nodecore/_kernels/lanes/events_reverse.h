@@ -84,7 +84,7 @@ static void FN(event_ends)(FN(back) *s)
             T->time[l] = (REAL)(end ? T->t_new[l] : T->t[l]);
             s->theta[l] = end;
         }
-        FN(rk_dense)(T, s->theta, s->kappa); /* free until the step's own reverse */
+        FN(dense)(T, s->theta, s->kappa); /* free until the step's own reverse */
         T->base[NC_SP_T] = T->time;
         T->base[NC_SP_Y] = s->kappa;
         T->base[NC_SP_OUT] = end ? v->g1 : v->g0;
@@ -103,7 +103,7 @@ static int FN(pull_event)(FN(back) *s, const nc_backward *g, int64_t l)
     const nc_event *e = p->known.items + item;
     const REAL *y_bar = g->event_y_bar ? (const REAL *)g->event_y_bar + item * D : NULL;
     double w[NC_MAX_STAGES], dw[NC_MAX_STAGES], slope = (double)v->g_t[l];
-    FN(rk_weights)(p->method, e->theta, w, dw);
+    FN(dense_weights)(T->method, e->theta, w, dw);
     double time = g->event_t_bar ? g->event_t_bar[item] : 0;
     if (e->cut) {
         time += (double)v->tbar[l] + FN(close_interval)(s, g, l, e->t);

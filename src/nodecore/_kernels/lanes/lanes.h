@@ -29,8 +29,10 @@ typedef struct {
     int64_t *out0;             /* its first output row */
     int64_t *stop, *n_stop;    /* next stop, number of stops */
     int64_t *count;            /* steps made on the fixed or given grid */
-    int64_t *accepted, *rejected, *fev;
-    uint8_t *fresh, *first, *non_finite, *bad;
+    int64_t *accepted, *rejected, *fev, *jev, *factored;
+    uint8_t *fresh, *first, *bad;
+    uint8_t *evaluated; /* the first derivative is a field value */
+    uint8_t *trouble;   /* why the last try was rejected, if not by its error: enum nc_status */
     RINT *mask, *fresh_mask;
     double *t_end, *dir, *h_next, *h_free;
     double *err, *log_err, *log_err1, *log_err2, *rejected_before, *factor, *theta, *part, *tmp;
@@ -73,9 +75,12 @@ static size_t FN(lanes_memory)(FN(lanes) *s, char *base)
     NC_TAKE(s->accepted, n);
     NC_TAKE(s->rejected, n);
     NC_TAKE(s->fev, n);
+    NC_TAKE(s->jev, n);
+    NC_TAKE(s->factored, n);
     NC_TAKE(s->fresh, n);
     NC_TAKE(s->first, n);
-    NC_TAKE(s->non_finite, n);
+    NC_TAKE(s->evaluated, n);
+    NC_TAKE(s->trouble, n);
     NC_TAKE(s->bad, n);
     NC_TAKE(s->mask, n);
     NC_TAKE(s->fresh_mask, n);
@@ -116,10 +121,10 @@ static size_t FN(lanes_memory)(FN(lanes) *s, char *base)
 /* Everything that it reads. */
 static void FN(open_dense)(FN(lanes) *s)
 {
-    const nc_tableau *m = s->tile.p->method;
+    const nc_tableau *m = s->tile.method;
     if (s->opened)
         return;
-    if (!s->finished)
+    if (!s->finished && FN(method_finishes)(m))
         FN(rk_finish)(&s->tile);
     if (m->n_stages > m->n_step)
         FN(rk_dense_stages)(&s->tile);
@@ -129,9 +134,9 @@ static void FN(open_dense)(FN(lanes) *s)
 /* A lane reads it: what that costs, whatever the others do. */
 static void FN(read_dense)(FN(lanes) *s, int64_t l)
 {
-    const nc_tableau *m = s->tile.p->method;
+    const nc_tableau *m = s->tile.method;
     if (!s->reads_dense[l])
-        s->fev[l] += m->n_stages - m->n_step + !s->reads_finish[l];
+        s->fev[l] += m->n_stages - m->n_step + (FN(method_finishes)(m) && !s->reads_finish[l]);
     s->reads_dense[l] = s->reads_finish[l] = 1;
 }
 
@@ -289,6 +294,8 @@ static void FN(finish_sample)(FN(lanes) *s, int64_t l, int status)
     p->n_accepted[b] = s->accepted[l];
     p->n_rejected[b] = s->rejected[l];
     p->n_fev[b] = s->fev[l];
+    p->n_jev[b] = s->jev[l];
+    p->n_lu[b] = s->factored[l];
     p->n_reached[b] = s->q[l];
     REAL *y = (REAL *)p->y_out;
     for (int64_t i = (s->out0[l] + s->q[l]) * D; i < (s->out0[l] + s->n_out[l]) * D; i++)
@@ -336,7 +343,10 @@ static int FN(load_lane)(FN(lanes) *s, int64_t l)
         T->t[l] = s->times[l][0];
         s->count[l] = s->accepted[l] = s->rejected[l] = 0;
         s->fev[l] = 1 + (p->control.mode == NC_ADAPTIVE && p->control.first_step <= 0);
-        s->fresh[l] = s->non_finite[l] = 0;
+        s->jev[l] = s->factored[l] = 0;
+        s->fresh[l] = s->trouble[l] = 0;
+        s->evaluated[l] = 1;
+        FN(method_start)(T, l);
         T->after_stop[l] = (uint8_t)FN(starts_on_stop)(p, b);
         s->stop[l] += T->after_stop[l];
         s->first[l] = 1;

@@ -23,16 +23,18 @@ typedef struct {
     double *time_sum, *size_sum, *part, *dot, *theta;
     double *sbar; /* [n_sample][L] */
     uint8_t *pending, *bad;
-    RINT *mask;
-    REAL *lambda, *sum, *kappa, *lambda_n, *sbar_stage, *args, *args_out;
+    RINT *mask, *fresh;
+    REAL *lambda, *sum, *kappa, *lambda_n, *sbar_stage, *args, *args_out, *carried;
     REAL *kbar[NC_MAX_STAGES], *ybar[NC_MAX_STAGES];
     double *sample_bar; /* [samples of the chunk][n_sample] */
-    nc_sinks sinks, sample_sinks, event_sinks; /* of `reverse`, `sample_reverse`, `events.spread` */
+    nc_sinks sinks, sample_sinks, second_sinks, event_sinks; /* of reverse, sample_reverse, second,
+                                                                events.spread */
 } FN(back);
 
+enum { FN(N_SINKS) = 4 };
+
 static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
-                              size_t panel_elems, size_t sample_panel_elems,
-                              size_t event_panel_elems)
+                              const size_t *panel_elems)
 {
     const nc_problem *p = s->tile.p;
     int64_t L = s->L, n = s->pad, rows = p->dim * L + FN(SLACK);
@@ -54,28 +56,30 @@ static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
     NC_TAKE(s->pending, n);
     NC_TAKE(s->bad, n);
     NC_TAKE(s->mask, n);
+    NC_TAKE(s->fresh, n);
     NC_TAKE(s->lambda, rows);
+    NC_TAKE(s->carried, rows);
     NC_TAKE(s->sum, rows);
     NC_TAKE(s->kappa, rows);
     NC_TAKE(s->lambda_n, rows);
     NC_TAKE(s->sbar_stage, p->n_sample * L + FN(SLACK));
     NC_TAKE(s->args, p->n_args * L + FN(SLACK));
     NC_TAKE(s->args_out, p->n_args * L + FN(SLACK));
-    for (int i = 0; i < p->method->n_stages; i++) {
+    for (int i = 0; i < s->tile.method->n_stages; i++) {
         NC_TAKE(s->kbar[i], rows);
         NC_TAKE(s->ybar[i], rows);
     }
     NC_TAKE(s->sample_bar, chunk_samples * p->n_sample);
     NC_TAKE(s->sinks.panels, p->n_panels);
     NC_TAKE(s->sample_sinks.panels, p->n_sample_panels);
+    NC_TAKE(s->second_sinks.panels, p->n_second_panels);
     NC_TAKE(s->event_sinks.panels, p->events.n_panels);
-    REAL *buf = NULL, *sample_buf = NULL, *event_buf = NULL;
-    NC_TAKE(buf, panel_elems + FN(SLACK));
-    NC_TAKE(sample_buf, sample_panel_elems + FN(SLACK));
-    NC_TAKE(event_buf, event_panel_elems + FN(SLACK));
-    s->sinks.buf = buf;
-    s->sample_sinks.buf = sample_buf;
-    s->event_sinks.buf = event_buf;
+    nc_sinks *sinks[FN(N_SINKS)] = {&s->sinks, &s->sample_sinks, &s->second_sinks, &s->event_sinks};
+    for (int i = 0; i < FN(N_SINKS); i++) {
+        REAL *buf = NULL;
+        NC_TAKE(buf, panel_elems[i] + FN(SLACK));
+        sinks[i]->buf = buf;
+    }
     if (p->events.n)
         used = FN(event_back_memory)(&s->ev, base, used, p, L, n);
     return used;
@@ -97,6 +101,9 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
     memcpy(T->h, e + r->off_h, (size_t)L * sizeof(double));
     memcpy(T->t_new, e + r->off_t_new, (size_t)L * sizeof(double));
     memcpy(T->y, e + r->off_y, (size_t)(L * D) * sizeof(REAL));
+    for (int64_t i = 0; i < r->stages; i++)
+        memcpy(T->k[i], e + r->off_stages + i * (L * D) * (int64_t)sizeof(REAL),
+               (size_t)(L * D) * sizeof(REAL));
     for (int64_t l = 0; l < L; l++) {
         int64_t b = sample[l];
         int status = p->status[b];
@@ -105,6 +112,7 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
         int moved = alive && flags[l] & NC_LANE_ACCEPTED;
         T->active[l] = (uint8_t)moved;
         s->mask[l] = moved ? -1 : 0;
+        s->fresh[l] = moved && flags[l] & NC_LANE_FRESH ? -1 : 0;
         T->at_stop[l] = moved && flags[l] & NC_LANE_AT_STOP;
         T->after_stop[l] = moved && flags[l] & NC_LANE_AFTER_STOP;
         if (moved && leader < 0)
@@ -125,7 +133,7 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
             FN(lane_in)(T->base[NC_SP_S], (const REAL *)p->sample_values + b * p->n_sample,
                         p->n_sample, L, l);
             for (int64_t i = 0; i < D; i++)
-                s->lambda[i * L + l] = 0;
+                s->lambda[i * L + l] = s->carried[i * L + l] = 0;
             for (int64_t i = 0; i < p->n_sample; i++)
                 s->sbar[i * L + l] = 0;
         }
@@ -142,7 +150,7 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
                 FN(lane_copy)(T->base[NC_SP_S], l, T->base[NC_SP_S], leader, p->n_sample, L);
             }
             for (int64_t i = 0; i < D; i++)
-                s->lambda[i * L + l] = 0;
+                s->lambda[i * L + l] = s->carried[i * L + l] = 0;
         }
     }
     return 1;
@@ -155,8 +163,8 @@ static void FN(open_stages)(FN(back) *s)
     FN(tile) *T = &s->tile;
     size_t bytes = (size_t)(T->p->dim * s->L) * sizeof(REAL);
     if (s->want_t)
-        FN(rk_trace)(T, T->p->method->n_stages);
-    for (int i = 0; i < T->p->method->n_stages; i++)
+        FN(method_trace)(T, T->method->n_stages);
+    for (int i = 0; i < T->method->n_stages; i++)
         memset(s->kbar[i], 0, bytes);
     memset(s->lambda_n, 0, bytes);
 }
@@ -166,9 +174,10 @@ static void FN(to_stages)(FN(back) *s, int64_t l, int64_t i, const double *w, RE
 {
     FN(tile) *T = &s->tile;
     int64_t at = i * s->L + l;
+    double size = T->method->family == NC_ROSENBROCK ? 1 : T->h[l];
     s->lambda_n[at] += d;
-    for (int j = 0; j < T->p->method->n_stages; j++)
-        s->kbar[j][at] += (REAL)(T->h[l] * w[j]) * d;
+    for (int j = 0; j < T->method->n_stages; j++)
+        s->kbar[j][at] += (REAL)(size * w[j]) * d;
 }
 
 /* Component i of the slope of the dense output, with derivatives dw of the weights. */
@@ -176,9 +185,9 @@ static double FN(dense_slope)(const FN(back) *s, int64_t l, int64_t i, const dou
 {
     const FN(tile) *T = &s->tile;
     double v = 0;
-    for (int j = 0; j < T->p->method->n_stages; j++)
+    for (int j = 0; j < T->method->n_stages; j++)
         v += dw[j] * (double)T->k[j][i * s->L + l];
-    return v;
+    return T->method->family == NC_ROSENBROCK ? v / T->h[l] : v;
 }
 
 /* Gives the cotangents of this step's outputs to lambda (outputs at its end), or to kbar and
@@ -189,7 +198,7 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
 {
     FN(tile) *T = &s->tile;
     const nc_problem *p = T->p;
-    const nc_tableau *m = p->method;
+    const nc_tableau *m = T->method;
     int64_t D = p->dim, L = s->L;
     const REAL *dy = g->dy;
     for (;;) {
@@ -228,7 +237,7 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
             double w[NC_MAX_STAGES], dw[NC_MAX_STAGES];
             if (!s->pending[l])
                 continue;
-            FN(rk_weights)(m, s->theta[l], w, dw);
+            FN(dense_weights)(m, s->theta[l], w, dw);
             int64_t b = s->cur[l], row = p->out_off[b] + s->q[l] - 1;
             double slope = 0; /* dy . sum b_i'(theta) k_i */
             for (int64_t i = 0; i < D && s->want_t; i++)
@@ -286,10 +295,10 @@ static void FN(step_trace)(FN(back) *s, const nc_backward *g, const nc_record *r
                            int n)
 {
     FN(tile) *T = &s->tile;
-    char *trace = nc_trace_at(r, s->step);
+    char *trace = T->method->family == NC_EXPLICIT ? nc_trace_at(r, s->step) : NULL;
     int need_k = s->want_t && g->grid_rule != NC_HOLD_SIZES;
     if (!trace || need_k || n > r->trace_stages + 1) {
-        FN(rk_trace)(T, n);
+        FN(method_trace)(T, n);
         return;
     }
     FN(rk_load_trace)(T, n, trace, r->trace_stage_bytes, r->trace_off_res);
@@ -307,13 +316,7 @@ static void FN(step_trace)(FN(back) *s, const nc_backward *g, const nc_record *r
         FN(rk_trace_stage)(T, 0);
         return;
     }
-    REAL *time = T->time;
-    double *stage_t = T->stage_t;
-    T->time = T->trace_time[0];
-    T->stage_t = T->trace_t[0];
-    FN(stage_time)(T, 0.0);
-    T->time = time;
-    T->stage_t = stage_t;
+    FN(trace_time)(T, 0, 0.0);
     T->trace_y[0] = T->y;
     T->trace_res[0] =
         (REAL *)(before + (r->trace_stages - 1) * r->trace_stage_bytes + r->trace_off_res);
@@ -325,7 +328,7 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
 {
     FN(tile) *T = &s->tile;
     const nc_problem *p = T->p;
-    const nc_tableau *m = p->method;
+    const nc_tableau *m = T->method;
     int64_t L = s->L, D = p->dim;
     const int32_t *q = (const int32_t *)(e + r->off_q);
     const uint8_t *flags = (const uint8_t *)(e + r->off_flags);
@@ -346,11 +349,25 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
     int n = dense ? m->n_stages : m->n_step - 1;
     if (!(dense && s->want_t))
         FN(step_trace)(s, g, r, e, n);
-    FN(rk_reverse)(T, n, s->lambda, dense ? s->kbar : NULL, s->ybar, s->kappa, s->sum,
-                   s->sbar_stage, s->sbar,
-                   s->want_t ? s->time_sum : NULL,
-                   s->want_t && g->grid_rule != NC_HOLD_SIZES ? s->size_sum : NULL, s->part, s->dot,
-                   &s->sinks);
+    const FN(cotangents) c = {
+        .lambda = s->lambda,
+        .kbar = dense ? s->kbar : NULL,
+        .ybar = s->ybar,
+        .sum = s->sum,
+        .kappa = s->kappa,
+        .sbar_stage = s->sbar_stage,
+        .carried = s->carried,
+        .moved = s->mask,
+        .fresh = s->fresh,
+        .sbar = s->sbar,
+        .time_sum = s->want_t ? s->time_sum : NULL,
+        .size_sum = s->want_t && g->grid_rule != NC_HOLD_SIZES ? s->size_sum : NULL,
+        .part = s->part,
+        .dot = s->dot,
+        .sinks = &s->sinks,
+        .second_sinks = &s->second_sinks,
+    };
+    FN(method_reverse)(T, n, &c);
     for (int64_t j = 0; j < D * L; j++) {
         REAL v = s->lambda[j] + s->sum[j];
         if (dense)
@@ -527,13 +544,14 @@ static int FN(back_scheduled)(FN(back) *s, nc_backward *g, int64_t chunk, int64_
         int64_t top = plan->step[plan->n_kept - 1];
         char *e = nc_record_at(r, plan->slot[plan->n_kept - 1]);
         if (top == end - 1) {
-            if (!((nc_carry *)(e + r->off_carry))->complete) {
+            if (r->stages ? at != top || !have_last : !((nc_carry *)(e + r->off_carry))->complete) {
                 if (at != top || have_last)
                     FN(restore)(w, e);
                 w->slot = e;
                 FN(again)(w);
             }
-            failed = w->tile.failed || FN(back_entry)(s, g, chunk, e, end - 1, begin);
+            failed = w->tile.failed ||
+                     FN(back_entry)(s, g, chunk, r->stages ? r->last : e, end - 1, begin);
             nc_schedule_drop(plan);
             end--;
             at = -1;
@@ -582,9 +600,9 @@ static int FN(unroll)(nc_problem *p, int64_t chunk, nc_record *out)
     w->silent = 1;
     if (r->n > 0)
         FN(restore)(w, nc_record_at(r, 0));
-    char *last = malloc((size_t)r->entry_bytes); /* the adjoint still needs its own */
+    char *last = malloc((size_t)r->last_bytes); /* the adjoint still needs its own */
     if (last)
-        memcpy(last, r->last, (size_t)r->entry_bytes);
+        memcpy(last, r->last, (size_t)r->last_bytes);
     int failed = !last;
     for (int64_t i = 0; i < r->n && !failed; i++) {
         w->slot = NULL;
@@ -595,7 +613,7 @@ static int FN(unroll)(nc_problem *p, int64_t chunk, nc_record *out)
             memcpy(e, r->last, (size_t)out->entry_bytes);
     }
     if (last)
-        memcpy(r->last, last, (size_t)r->entry_bytes);
+        memcpy(r->last, last, (size_t)r->last_bytes);
     free(last);
     nc_arena_put(w);
     return failed;
@@ -608,7 +626,8 @@ static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
     const nc_record *r = p->records + chunk;
     int64_t D = p->dim, begin = p->batch * chunk / p->n_chunks,
             end = p->batch * (chunk + 1) / p->n_chunks;
-    s->sinks.acc = s->sample_sinks.acc = s->event_sinks.acc = g->acc + chunk * p->acc_size;
+    s->sinks.acc = s->sample_sinks.acc = s->second_sinks.acc = s->event_sinks.acc =
+        g->acc + chunk * p->acc_size;
     memset(s->sinks.acc, 0, (size_t)p->acc_size * sizeof(double));
     if (p->n_sample)
         memset(s->sample_bar, 0, (size_t)((end - begin) * p->n_sample) * sizeof(double));
@@ -623,12 +642,15 @@ static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
         T->at_stop[l] = T->after_stop[l] = 0;
     }
     memset(s->lambda, 0, (size_t)(D * s->L) * sizeof(REAL));
+    memset(s->carried, 0, (size_t)(D * s->L) * sizeof(REAL));
+    FN(method_reset)(T);
     memset(s->sbar, 0, (size_t)(p->n_sample * s->L) * sizeof(double));
     if (r->limit ? FN(back_scheduled)(s, g, chunk, begin) : FN(back_all)(s, g, chunk, begin))
         return;
     FN(back_samples)(s, g, begin, end);
     FN(panel_flush)(&s->sinks);
     FN(panel_flush)(&s->sample_sinks);
+    FN(panel_flush)(&s->second_sinks);
     FN(panel_flush)(&s->event_sinks);
 }
 
@@ -639,6 +661,8 @@ static int FN(backward)(nc_problem *p, nc_backward *g, int leader, double pause_
     int64_t samples = (p->batch + p->n_chunks - 1) / p->n_chunks + 1;
     nc_panel few[64], *probe_panels = few;
     int64_t n_panels = p->n_panels > p->n_sample_panels ? p->n_panels : p->n_sample_panels;
+    if (p->n_second_panels > n_panels)
+        n_panels = p->n_second_panels;
     if (p->events.n_panels > n_panels)
         n_panels = p->events.n_panels;
     if (n_panels > 64)
@@ -647,9 +671,10 @@ static int FN(backward)(nc_problem *p, nc_backward *g, int leader, double pause_
         p->stop = NC_STOP_MEMORY;
         return 0;
     }
-    size_t elems = FN(panel_layout)(&p->reverse, p->tile, probe_panels);
-    size_t sample_elems = FN(panel_layout)(&p->sample_reverse, p->tile, probe_panels);
-    size_t event_elems = FN(panel_layout)(&p->events.spread, p->tile, probe_panels);
+    size_t elems[FN(N_SINKS)] = {FN(panel_layout)(&p->reverse, p->tile, probe_panels),
+                                 FN(panel_layout)(&p->sample_reverse, p->tile, probe_panels),
+                                 FN(panel_layout)(&p->second, p->tile, probe_panels),
+                                 FN(panel_layout)(&p->events.spread, p->tile, probe_panels)};
     if (probe_panels != few)
         free(probe_panels);
 
@@ -658,19 +683,21 @@ static int FN(backward)(nc_problem *p, nc_backward *g, int leader, double pause_
     probe.L = probe.tile.L = p->tile;
     probe.pad = (p->tile + 15) & ~(int64_t)15;
     size_t head = (sizeof probe + 63) & ~(size_t)63;
-    char *arena = nc_arena_get(
-        head + FN(back_memory)(&probe, NULL, samples, elems, sample_elems, event_elems) + 256);
+    char *arena =
+        nc_arena_get(head + FN(back_memory)(&probe, NULL, samples, elems) + 256);
     if (!arena) {
         p->stop = NC_STOP_MEMORY;
         return 0;
     }
     s = (FN(back) *)arena;
     *s = probe;
-    FN(back_memory)(s, arena + head, samples, elems, sample_elems, event_elems);
+    FN(back_memory)(s, arena + head, samples, elems);
     FN(panel_layout)(&p->reverse, p->tile, s->sinks.panels);
     FN(panel_layout)(&p->sample_reverse, p->tile, s->sample_sinks.panels);
     s->sinks.n_panels = p->n_panels;
+    FN(panel_layout)(&p->second, p->tile, s->second_sinks.panels);
     s->sample_sinks.n_panels = p->n_sample_panels;
+    s->second_sinks.n_panels = p->n_second_panels;
     FN(panel_layout)(&p->events.spread, p->tile, s->event_sinks.panels);
     s->event_sinks.n_panels = p->events.n_panels;
     s->want_t = g->want_t || (p->events.n && p->known.off[p->batch] > 0);

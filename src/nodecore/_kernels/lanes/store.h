@@ -10,11 +10,13 @@
 
 /* The entry of a tile step for L lanes and D rows of `real`, laid out by nc_record_init:
  *   int32 sample[L], q[L] (the next output when the step began), uint8 flags[L],
- *   double t[L], h[L], t_new[L], real y[D][L] (the state when the step began).
+ *   double t[L], h[L], t_new[L], real y[D][L] (the state when the step began),
+ *   real k[stages][D][L] (the stages, of methods that find them by iteration).
  * Where a schedule limits the entries, each is a checkpoint: behind the entry is the *carry*, what the
  * driver needs besides to make this step, and all behind it, again:
  *   nc_carry, double h_next[L], log_err1[L], log_err2[L], int64 count[L], accepted[L], rejected[L],
- *   int32 stop[L], uint8 more[L].
+ *   int32 stop[L], uint8 more[L], and what Newton's iteration remembers: double [6][L], real [rows][D][L].
+ * It has no stages: its step is made again to be reversed.
  * A checkpoint is kept before its step is made; the entry's h, t_new and accepted flags are filled in
  * when it is (nc_carry.complete). */
 typedef struct {
@@ -23,10 +25,12 @@ typedef struct {
 } nc_carry;
 
 typedef struct {
-    int64_t n, lanes, dim;
+    int64_t n, lanes, dim, real_bytes;
     int64_t entry_bytes, per_block, n_blocks, cap_blocks;
     int64_t off_q, off_flags, off_t, off_h, off_t_new, off_y;
+    int64_t stages, off_stages;
     int64_t off_carry; /* 0: entries have none */
+    int64_t carry_rows, off_newton; /* from the carry's begin */
     int64_t limit;     /* slots, or 0 */
     int64_t peak_bytes;
     char **blocks;
@@ -36,9 +40,12 @@ typedef struct {
     int64_t trace_stages, trace_stage_bytes, trace_off_res;
     char **trace_blocks;
     nc_schedule plan;
-    char *last; /* the entry of the last step made, kept beside the slots */
+    char *last; /* the entry of the last step made, without a carry, kept beside the slots */
+    int64_t last_bytes;
     int64_t recomputed; /* lane steps made again by the last backward pass */
 } nc_record;
+
+enum { NC_NEWTON_DOUBLES = 6 }; /* float64 arrays of the carry that Newton's iteration needs */
 
 enum nc_lane_flag {
     NC_LANE_ACCEPTED = 1, /* the lane made a step */
@@ -46,15 +53,18 @@ enum nc_lane_flag {
     NC_LANE_FIRST = 4,    /* the step is the sample's first */
     NC_LANE_AT_STOP = 8,  /* the step ends on a stop */
     NC_LANE_AFTER_STOP = 16, /* the step starts on a stop */
+    NC_LANE_FRESH = 32,      /* its first derivative is a field value, not the last stage before */
     NC_LANE_CUT = 64,        /* an event ends the step before its end */
 };
 
-void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes);
+/* stages, carry_rows: 0 unless the method finds its stages by iteration. */
+void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes, int64_t stages,
+                    int64_t carry_rows);
 /* Makes the record a pool of `slots` checkpoints under a schedule; 0, or -1 when memory is out. */
 int nc_record_limit(nc_record *r, int kind, int64_t slots, int64_t n, int64_t segment);
 /* Bytes of a checkpoint and its share of the schedule, and of what there is besides the slots. */
-int64_t nc_checkpoint_bytes(int64_t lanes, int64_t dim, int64_t real_bytes);
-int64_t nc_record_overhead(int64_t lanes, int64_t dim, int64_t real_bytes);
+int64_t nc_checkpoint_bytes(int64_t lanes, int64_t dim, int64_t real_bytes, int64_t carry_rows);
+int64_t nc_record_overhead(int64_t lanes, int64_t dim, int64_t real_bytes, int64_t stages);
 /* Lets the record keep step traces in at most `bytes`. */
 void nc_record_keep_traces(nc_record *r, int64_t stages, int64_t res_rows, int64_t real_bytes,
                            int64_t bytes);

@@ -12,10 +12,13 @@
 /* Reads past a register's end stay inside the arena. */
 enum { FN(SLACK) = 64 };
 
+static size_t FN(newton_memory)(FN(tile) *s, char *base, size_t used, int backward);
+static int64_t FN(column_lanes)(int64_t D);
+
 static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
 {
     const nc_problem *p = s->p;
-    const nc_tableau *m = p->method;
+    const nc_tableau *m = s->method = p->method;
     size_t used = 0;
     int64_t L = s->L, D = p->dim, rows = D * L + FN(SLACK), lanes = L + 16;
     NC_TAKE(s->y, rows);
@@ -23,9 +26,10 @@ static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
     NC_TAKE(s->stage, rows);
     for (int i = 0; i < m->n_stages; i++) {
         NC_TAKE(s->k[i], rows);
+        if (backward || (i == 0 && m->family != NC_EXPLICIT))
+            NC_TAKE(s->own_res[i], (int64_t)p->res_rows * L + FN(SLACK));
         if (backward) {
             NC_TAKE(s->own_y[i], rows);
-            NC_TAKE(s->own_res[i], (int64_t)p->res_rows * L + FN(SLACK));
             NC_TAKE(s->trace_time[i], lanes + FN(SLACK));
             NC_TAKE(s->trace_t[i], lanes);
         }
@@ -40,26 +44,21 @@ static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
     NC_TAKE(s->active, lanes);
     NC_TAKE(s->sample, lanes);
     NC_TAKE(s->coef, (NC_MAX_STAGES + 1) * L + FN(SLACK));
-    int64_t registers = p->field.rf_rows;
-    if (p->sample.rf_rows > registers)
-        registers = p->sample.rf_rows;
-    if (backward) {
-        if (p->field_keep.rf_rows > registers)
-            registers = p->field_keep.rf_rows;
-        if (p->reverse.rf_rows > registers)
-            registers = p->reverse.rf_rows;
-        if (p->sample_reverse.rf_rows > registers)
-            registers = p->sample_reverse.rf_rows;
-    }
-    const nc_program *events[] = {&p->events.value, &p->events.slope, &p->events.reset,
-                                  &p->events.pull, &p->events.spread};
-    for (int i = 0; i < 5; i++)
-        if (events[i]->rf_rows > registers)
-            registers = events[i]->rf_rows;
-    NC_TAKE(s->base[NC_SP_RF], registers * L + FN(SLACK));
+    const nc_events *e = &p->events;
+    const nc_program *programs[] = {&p->field,     &p->sample,         &p->field_keep, &p->tangent,
+                                    &p->time,      &e->value,          &e->slope,      &e->reset,
+                                    &p->reverse,   &p->sample_reverse, &p->second,     &e->pull,
+                                    &e->spread};
+    int64_t registers = 0, width = L;
+    for (int i = 0; i < (backward ? 13 : 8); i++)
+        if (programs[i]->rf_rows > registers)
+            registers = programs[i]->rf_rows;
+    if (m->family != NC_EXPLICIT && FN(column_lanes)(D) > width)
+        width = FN(column_lanes)(D);
+    NC_TAKE(s->base[NC_SP_RF], registers * width + FN(SLACK));
     NC_TAKE(s->base[NC_SP_S], (int64_t)p->n_sample * L + FN(SLACK));
     NC_TAKE(s->base[NC_SP_CURVE], (int64_t)p->curve.rows * L + FN(SLACK));
     NC_TAKE(s->piece, lanes);
     s->base[NC_SP_U] = (REAL *)p->uniform;
-    return used;
+    return FN(newton_memory)(s, base, used, backward);
 }
