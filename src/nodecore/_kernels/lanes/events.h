@@ -1,4 +1,6 @@
-/* Events of a step, forwards (docs/events.md): after a step is accepted, changes of the sign of g
+/* One file: how an event is seen, located and told, and what follows, are one idea.
+ *
+ * Events of a step, forwards (docs/events.md): after a step is accepted, changes of the sign of g
  * between its ends are located on its dense output, in float64 time.
  *
  *   arm_events --> step --> judge --> step_events: detect --> locate --> tell --> emit, record
@@ -8,8 +10,8 @@
  * Where a grid is given (replay), the events of each step are given too, and only located again; where
  * steps are made again from a checkpoint, they are what they were. */
 
-/* |g| is told from zero when it exceeds its noise by this factor, its slope when it exceeds this part of
- * what it was in the step before. */
+/* |g| is told from zero when it exceeds its noise by this factor, its slope when it exceeds this
+ * part of what it was in the step before. */
 enum { FN(CLEAR) = 32 };
 static const double FN(STILL) = sizeof(REAL) == 8 ? 0x1p-48 : 0x1p-20;
 
@@ -121,10 +123,10 @@ static void FN(arm_events)(FN(lanes) *s)
 
 /* ---- Location ------------------------------------------------------------------------------- */
 
-/* Between a, where g is on the side `in`, and b, where it is not: the root of event job, lane by lane, by
- * T. R. Chandrupatla, A new hybrid quadratic/bisection algorithm for finding the zero of a nonlinear
- * function without using derivatives, Adv. Eng. Software 28 (1997) 145-149. fb must be there. The lanes
- * without a job have -1. */
+/* Between a, where g is on the side `in`, and b, where it is not: the root of event job, lane by
+ * lane, by T. R. Chandrupatla, A new hybrid quadratic/bisection algorithm for finding the zero of a
+ * nonlinear function without using derivatives, Adv. Eng. Software 28 (1997) 145-149. fb must be
+ * there. The lanes without a job have -1. */
 static void FN(locate)(FN(lanes) *s)
 {
     FN(event_state) *v = &s->ev;
@@ -248,10 +250,11 @@ static void FN(find_ways)(FN(lanes) *s)
         }
 }
 
-/* Events whose g was zero when the step began: on which side does it leave, and where is that seen first?
- * From nearby to far, so that a short excursion is not stepped over. First of all in the middle: a g that
- * is zero there and at the end has not left. One that is first seen on the other side than its slope
- * says has been back within g's noise: such events pile up, and end the sample. */
+/* Events whose g was zero when the step began: on which side does it leave, and where is that seen
+ * first? From nearby to far, so that a short excursion is not stepped over. First of all in the
+ * middle: a g that is zero there and at the end has not left. One with a reset that is first seen on
+ * the other side than its slope says has been back within g's noise: such events pile up, and end
+ * the sample. */
 static void FN(find_departures)(FN(lanes) *s)
 {
     const nc_problem *p = s->tile.p;
@@ -288,7 +291,7 @@ static void FN(find_departures)(FN(lanes) *s)
                 } else if (fabs(g) > clear) {
                     v->side[i] = (int8_t)FN(sign)(g);
                     v->lo[i] = theta;
-                    if (v->way[i] == -v->side[i]) {
+                    if (v->way[i] == -v->side[i] && p->events.reset_at[k] >= 0) {
                         v->ends[l] = NC_STEP_UNDERFLOW;
                         v->pause[l] = theta * s->tile.h[l];
                     }
@@ -412,9 +415,9 @@ static const nc_event *FN(given_event)(const FN(lanes) *s, int64_t l)
     return known->items + i;
 }
 
-/* Makes [a, b] enclose the root of a given event again, which may have moved out of it. b goes first, and
- * a at first towards the root: it may keep another one out. The search ends one step away; the lane has
- * no job then. */
+/* Makes [a, b] enclose the root of a given event again, which may have moved out of it. b goes
+ * first, and a at first towards the root: it may keep another one out. The search ends one step away;
+ * the lane has no job then. */
 static void FN(enclose)(FN(lanes) *s)
 {
     enum { DONE, LOOK, UP, IN, DOWN };
@@ -548,7 +551,8 @@ static void FN(set_reach)(FN(lanes) *s)
     }
 }
 
-/* Tells the events that were located, each lane's in the order of time, the one that ends its step last. */
+/* Tells the events that were located, each lane's in the order of time, last the one that ends its
+ * step. */
 static int FN(tell)(FN(lanes) *s)
 {
     FN(tile) *T = &s->tile;

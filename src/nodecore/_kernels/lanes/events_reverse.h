@@ -1,6 +1,6 @@
-/* Events of a step, backwards (docs/math/discrete-adjoint.md): an event's time t* = t_n + theta h is an implicit
- * function, g(t*, y(theta)) = 0, and y* = y(theta). With tau and eta the cotangents of t* and y*, and lambda
- * that of the state behind the event r(t*, y*), if it ends the step:
+/* Events of a step, backwards (docs/math/discrete-adjoint.md): an event's time t* = t_n + theta h is
+ * an implicit function, g(t*, y(theta)) = 0, and y* = y(theta). With tau and eta the cotangents of t*
+ * and y*, and lambda that of the state behind the event r(t*, y*), if it ends the step:
  *
  *   A = lambda . r_t + (what the steps behind give to t*) + tau,   B = r_y^T lambda + eta
  *   s = A + B . y',   g' = g_t + g_y . y'   (y' the slope of the dense output)
@@ -92,8 +92,8 @@ static void FN(event_ends)(FN(back) *s)
     }
 }
 
-/* One event of a lane, with g_y, g_t in v->g_y, v->g_t and r_y^T lambda, r_t . lambda in v->ybar, v->tbar;
- * non-zero if it grazes. */
+/* One event of a lane, with g_y, g_t in v->g_y, v->g_t and r_y^T lambda, r_t . lambda in v->ybar,
+ * v->tbar; non-zero if it grazes. */
 static int FN(pull_event)(FN(back) *s, const nc_backward *g, int64_t l)
 {
     FN(tile) *T = &s->tile;
