@@ -1,5 +1,6 @@
 """The documentation holds what it says: its example runs, its links lead somewhere."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -25,6 +26,13 @@ def test_the_example_of_events_runs(capsys):
     assert "[1. 2.]" in capsys.readouterr().out
     np.testing.assert_allclose(scope["g"].params["bounce"], 2.0, rtol=1e-6)
     np.testing.assert_allclose(scope["fit"].params["bounce"], 0.6, atol=3e-3)
+
+
+def test_the_page_on_stability_says_what_is_printed():
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    page = str(ROOT / "docs" / "stability.md")
+    result = doctest.testfile(page, module_relative=False, optionflags=flags)
+    assert result.failed == 0 and result.attempted > 5
 
 
 def links(page):

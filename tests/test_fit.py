@@ -317,3 +317,56 @@ def test_errors(options, message):
 def test_a_loss_that_becomes_non_finite():
     with pytest.raises(nc.GradientError, match="the loss is nan at step 0"):
         run(loss=lambda p, q, m: np.sum(np.log(-np.abs(p))))
+
+
+class Faster:
+    """Not an optimizer: it multiplies the rate that the solve has to follow."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def init(self, params):
+        return None
+
+    def update(self, params, grads, state):
+        rate = params["params"]["k"] * self.factor
+        return {**params, "params": {"k": rate}}, state
+
+
+def oscillation(t, y, params):
+    return params["k"] * np.stack([y[1], -y[0]])
+
+
+def test_work_that_grows_several_fold_is_said_once():
+    y0 = np.ones((3, 2))
+    target = np.zeros((3, 6, 2))
+    told = []
+    options = {"optimizer": Faster(1.05), "steps": 120, "callbacks": [told.append]}
+    with pytest.warns(nc.StiffnessWarning) as caught:
+        run(oscillation, {"k": 3.0}, y0, T, target, **options)
+    (warning,) = caught
+    text = str(warning.message)
+    assert warning.filename == __file__
+    step = int(text.split("at step ")[1].split()[0])
+    work = np.array([s.work for s in told]) / 3
+    before, now = np.median(work[:10]), np.median(work[step - 4 : step + 1])
+    assert now >= 4 * before and f"{now:,.0f} evaluations" in text and f"({before:,.0f})" in text
+    assert np.median(work[step - 5 : step]) < 4 * before
+    assert "kvaerno5" in text
+
+
+def test_work_that_does_not_grow_is_not_spoken_of():
+    """Fixed steps, or one hard batch: filterwarnings turns a warning into an error."""
+    y0 = np.ones((3, 2))
+    target = np.zeros((3, 6, 2))
+    options = {"optimizer": Faster(1.05), "steps": 60, "solve": {"method": "rk4", "steps": 20}}
+    run(oscillation, {"k": 3.0}, y0, T, target, **options)
+    hard = np.ones((40, 1))
+    hard[7] = 1e6  # |y|^(1/2) more steps than the others
+    run(
+        lambda t, y, params: -params["k"] * y * np.sqrt(np.abs(y)),
+        y0=hard,
+        target=np.zeros((40, 6, 1)),
+        batch_size=1,
+        steps=60,
+    )

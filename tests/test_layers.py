@@ -9,7 +9,7 @@ import nodecore
 
 ROOT = Path(nodecore.__file__).parent
 LAYERS = [
-    ["status", "tree"],
+    ["status", "tree", "plot"],
     [
         "_kernels",
         "ir",
@@ -21,13 +21,15 @@ LAYERS = [
         "_inputs",
         "_failure",
         "_adjoint",
+        "_stability",
     ],
     ["plan"],
     ["gradient"],
     ["_run", "_forward", "_continuous"],
     ["solution"],
     ["_solve"],
-    ["_check", "nn", "optim", "losses", "samples", "objective", "_fit"],
+    ["_batched"],
+    ["_check", "_diagnose", "nn", "optim", "losses", "samples", "objective", "_fit"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 MODULES = [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]

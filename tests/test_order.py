@@ -71,7 +71,9 @@ def test_order_of_the_step(method, problem):
     n = counts(method)
     for options in ({"steps": int}, {"dt": lambda n: 1 / (3 * n)}):
         errors = errors_of(method, problem, n, lambda n: np.arange(4) / 3, **options)
-        assert abs(slope(1 / n, errors) - nc.methods.get(method).order) <= 0.2
+        more = slope(1 / n, errors) - nc.methods.get(method).order
+        # rodas5p is of order 6 for linear problems
+        assert -0.2 <= more <= (1.2 if (method, problem) == ("rodas5p", "linear") else 0.2)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)

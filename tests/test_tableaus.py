@@ -513,7 +513,8 @@ def test_stability_limits(tab, direction):
     def size(x):
         return np.abs(np.polyval(num[::-1], direction * np.asarray(x)))
 
-    assert np.all(size(np.linspace(0, limit, 1001)) <= 1 + 1e-12)
+    # the limit is the root of a polynomial whose coefficients are rounded
+    assert np.all(size(np.linspace(0, limit, 1001)) <= 1 + 1e-11)
     assert size(1.01 * limit if limit else 0.1) > 1 + 1e-9
 
 
@@ -605,7 +606,7 @@ def test_names():
     implicit = "backward_euler trapezoid trbdf2 kvaerno3 kvaerno5 radau5 rosenbrock23 rodas5p"
     assert {*implicit.split(), "kencarp4"} <= set(everything)
     assert len(set(everything)) == len(everything)
-    assert {m.family for m in SEEN} == set(methods.STEPPED)
+    assert {m.family for m in SEEN} == set(methods.STEPPED) and "auto" in methods.names()
 
 
 @each
@@ -628,7 +629,7 @@ def test_lookup_in_all_families(tab):
 def test_lookup(tab):
     assert methods.get(tab.name) is tab
     assert methods.get(tab) is tab
-    assert tab.citation and repr(tab).startswith(f"<Tableau {tab.name}")
+    assert tab.citation and f" {tab.name}:" in repr(tab)
     for alias in (*tab.aliases, tab.name):
         for spelling in (alias, alias.upper(), alias.title(), alias.replace("_", "-")):
             assert methods.get(spelling) is tab

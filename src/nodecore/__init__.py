@@ -13,15 +13,18 @@ A field is plain NumPy for one sample::
 
 Solving: `solve`, `field`, `opaque`, `Event`, `methods`, and the step-size controllers. Gradients:
 `Solution.vjp`, `Solution.value_and_grad`, `gradcheck`, `gradient_error`; in fields, `jvp`, `vjp`,
-`grad`, `divergence`. Training: `fit`, `nn`, `optim`, `losses`, `ravel`.
+`grad`, `divergence`. Training: `fit`, `nn`, `optim`, `losses`, `ravel`. Seeing:
+`stability`, `diagnose`.
 """
 
 from nodecore import losses, methods, nn, optim
 from nodecore._adjoint import Continuous, Discrete
 from nodecore._check import gradcheck, gradient_error
+from nodecore._diagnose import Diagnosis, diagnose
 from nodecore._field import field, opaque
 from nodecore._fit import fit
 from nodecore._solve import solve
+from nodecore._stability import Stability, stability
 from nodecore.control import FixedStep, IController, PIController, PIDController
 from nodecore.events import Event
 from nodecore.ir.transforms import divergence, grad, jvp, vjp
@@ -34,6 +37,7 @@ from nodecore.status import (
     PrecisionWarning,
     SolveError,
     Status,
+    StiffnessWarning,
     TraceError,
 )
 from nodecore.tree import ravel
@@ -42,6 +46,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Continuous",
+    "Diagnosis",
     "Discrete",
     "Error",
     "Event",
@@ -54,8 +59,11 @@ __all__ = [
     "PrecisionWarning",
     "Solution",
     "SolveError",
+    "Stability",
     "Status",
+    "StiffnessWarning",
     "TraceError",
+    "diagnose",
     "divergence",
     "field",
     "fit",
@@ -71,5 +79,6 @@ __all__ = [
     "ravel",
     "show_config",
     "solve",
+    "stability",
     "vjp",
 ]

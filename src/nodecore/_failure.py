@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nodecore import tree
-from nodecore.status import PrecisionWarning, SolveError, Status
+from nodecore.status import PrecisionWarning, SolveError, Status, StiffnessWarning
 
 ADAPTIVE, FIXED_DT = 0, 1  # control[0], see Run
 
@@ -22,6 +22,52 @@ def warn_precision(rtol: float, dtype: Any) -> None:
         PrecisionWarning,
         stacklevel=5,  # the caller of solve
     )
+
+
+def warn_stiffness(
+    method: str,
+    limit: float,
+    t: Any,
+    h: Any,
+    rho: Any,
+    count: Any,
+    *,
+    batched: bool = True,
+    stacklevel: int = 5,
+) -> None:
+    """One StiffnessWarning for a solve whose steps are as long as stability allows, and no longer.
+
+    Parameters
+    ----------
+    method : str
+        The explicit method.
+    limit : float
+        Its real limit of stability.
+    t, h, rho, count : (B,) arrays
+        Of each sample: where it was last seen to be limited, its step there, the estimate of the
+        field's largest rate there, and how many steps were limited so; 0 for a sample that was not.
+        Where all are 0 there is no warning.
+    batched : bool
+        Whether samples are to be numbered.
+    stacklevel : int
+        As in `warnings.warn`; the default is two calls below `solve`.
+    """
+    count = np.asarray(count)
+    if not count.any():
+        return
+    b = int(np.argmax(count))
+    size, rate, others = abs(float(h[b])), float(rho[b]), int(np.count_nonzero(count)) - 1
+    text = (
+        f"{f'sample {b}: ' if batched else ''}{int(count[b]):,} steps of {method} were limited by "
+        f"stability, not by accuracy. At t = {float(t[b]):.6g} the step was {size:.3g}; times the "
+        f"largest rate of the field there, about {rate:.3g}, that is {size * rate:.3g}, and "
+        f"{method} is stable up to {limit:.3g}. The problem is stiff there: an implicit method, "
+        'such as method="kvaerno5", is not limited so, and nc.diagnose(field, y0, t, params) says '
+        "whether it is worth it"
+    )
+    if others:
+        text += f" ({others + 1} of {count.size} samples were limited)"
+    warnings.warn(text, StiffnessWarning, stacklevel=stacklevel)
 
 
 def failure(sol: Any) -> SolveError:

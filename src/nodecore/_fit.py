@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nodecore import tree
+from nodecore import methods, plot, tree
 from nodecore.objective import Objective
 from nodecore.optim import Adam
 from nodecore.samples import Array, InitialStates, Samples, float_array
-from nodecore.status import GradientError, InputError
+from nodecore.status import GradientError, InputError, StiffnessWarning
 
 _HISTORY = np.dtype(
     [
@@ -106,19 +108,6 @@ class FitResult:
         -------
         matplotlib.figure.Figure
         """
-        import matplotlib.pyplot as plt
-
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-        left.plot(self.history["step"], self.history["loss"], lw=1, label="training")
-        evaluated = np.isfinite(self.history["validation"])
-        if evaluated.any():
-            rows = self.history[evaluated]
-            left.plot(rows["step"], rows["validation"], lw=1, label="validation")
-            left.legend(frameon=False)
-        if (self.history["loss"] > 0).all():
-            left.set_yscale("log")
-        left.set(xlabel="step", ylabel="loss")
-
         data = self._data
         if data.batched:
             data = data.take(np.arange(min(6, data.n)))
@@ -127,19 +116,16 @@ class FitResult:
         y0 = self.y0
         if data.batched:
             y0 = tree.map(lambda leaf: np.asarray(leaf)[: data.n], y0)
-        options = self._model.options.get("batch")
-        drawn = Samples(y0, grid, None, data.args, options)
+        drawn = Samples(y0, grid, None, data.args, self._model.options.get("batch"))
         curves = self._model.predict(self.params, drawn)
-        for k, t in enumerate(data.times()):
+        series = [
+            (fine[k], pred, t, target)
+            for k, t in enumerate(data.times())
             for pred, target in zip(
                 drawn.columns(curves, k), data.columns(data.target, k), strict=True
-            ):
-                right.set_prop_cycle(None)
-                lines = right.plot(fine[k], pred, lw=1)
-                for line, column in zip(lines, target.T, strict=False):
-                    right.plot(t, column, ".", color=line.get_color(), ms=4)
-        right.set(xlabel="t", ylabel="prediction and target")
-        return figure
+            )
+        ]
+        return plot.fit(self.history, series)
 
     def __repr__(self) -> str:
         last = self.history[-1] if len(self.history) else None
@@ -230,6 +216,11 @@ def fit(
     GradientError
         If the loss or its gradient becomes non-finite.
 
+    Warns
+    -----
+    StiffnessWarning
+        Once, when a solve takes four times as many evaluations as in the first steps.
+
     Examples
     --------
     Decay at an unknown rate, seen with one gap:
@@ -267,6 +258,7 @@ def fit(
     every = max(1, steps // 100)
     begin = time.perf_counter()
     done = 0
+    watch = _Watch(implicit=not _explicit(options.get("method")))
     with _ProgressBar(steps, progress) as bar:
         for step in range(steps):
             index = next(batches)
@@ -274,6 +266,7 @@ def fit(
             value, grads, work, failures = model.gradient(variables, start, batch, index)
             if not np.isfinite(value):
                 raise GradientError(f"fit: the loss is {value} at step {step}")
+            watch.see(step, work / batch.n)
             variables, state = optimizer.update(variables, grads, state)
             scored = np.nan
             if held_out is not None and (step % every == 0 or step == steps - 1):
@@ -322,6 +315,50 @@ def _validation_data(validation: Any, options: Mapping[str, Any]) -> Samples | N
         raise InputError("fit: validation is (y0, t, target) or (y0, t, target, args)")
     y0, t, target, args = (*validation, None)[:4]
     return Samples(y0, t, target, args, options.get("batch"))
+
+
+def _explicit(method: Any) -> bool:
+    try:
+        return method is None or methods.get(method, methods.FAMILIES).explicit
+    except InputError:  # a scheme of parts, or a name that solve will refuse
+        return False
+
+
+class _Watch:
+    """Warns, once, when solves take several times the work of the first ones."""
+
+    FIRST, LAST, GROWTH = 10, 5, 4.0
+
+    def __init__(self, implicit: bool) -> None:
+        self._implicit = implicit
+        self._first: list[float] = []
+        self._last: deque[float] = deque(maxlen=self.LAST)
+        self._warned = False
+
+    def see(self, step: int, work: float) -> None:
+        """Evaluations of the field a sample, in the solve of a step.
+
+        Medians are compared: one hard batch among easy ones is no growth.
+        """
+        if len(self._first) < self.FIRST:
+            self._first.append(work)
+            return
+        self._last.append(work)
+        before, now = float(np.median(self._first)), float(np.median(self._last))
+        if self._warned or len(self._last) < self.LAST or now < self.GROWTH * before:
+            return
+        self._warned = True
+        way_out = "a smaller learning rate, weight decay, bounded outputs"
+        if not self._implicit:
+            way_out += "; or an implicit method, solve={'method': 'kvaerno5'}"
+        warnings.warn(
+            f"fit: at step {step} a solve takes {now:,.0f} evaluations of the field a sample, "
+            f"{now / before:.1f} times as many as in the first {self.FIRST} steps ({before:,.0f}): "
+            "what is learned has become stiff, or faster than the data can tell. What helps: "
+            f"{way_out}. nc.diagnose, with the parameters that a callback sees, shows the rates",
+            StiffnessWarning,
+            stacklevel=3,  # the caller of fit
+        )
 
 
 class _ProgressBar:

@@ -120,7 +120,7 @@ def _pick(
     grid: tuple[Any, ...], when: Times, stops: tuple[Any, Any], who: Array
 ) -> tuple[tuple[Any, ...], Times, tuple[Any, Any]]:
     """The grids, times and stops of the samples ``who``."""
-    ends, h, off, out_step, _ = grid
+    ends, h, off, out_step, _, stiff = grid
 
     def gather(values: Array, starts: Array, stops: Array) -> tuple[Array, Array]:
         n = stops - starts
@@ -132,13 +132,14 @@ def _pick(
     sizes = when.out_off[who + 1] - when.out_off[who]
     times, _ = gather(when.t, when.t_off[who], when.t_off[who] + sizes)
     new_h, new_off = gather(h, off[who], off[who + 1])
+    new_stiff, _ = gather(stiff, off[who], off[who + 1])
     new_ends, _ = gather(ends, off[who], off[who + 1])
     moved = Times(times, out_off[:-1].copy(), out_off, "ragged", None)
     if stops[0] is not None:
         stops = gather(stops[0], stops[1][who], stops[1][who + 1])
         if stops[0].size == 0:
             stops = (np.zeros(1), stops[1])
-    return (new_ends, new_h, new_off, rows, None), moved, stops
+    return (new_ends, new_h, new_off, rows, None, new_stiff), moved, stops
 
 
 def jvp(inputs: Inputs, grid: Grid, dy0: Any, dparams: Any, dargs: Any) -> Array:

@@ -25,7 +25,7 @@ from nodecore.status import InputError
 
 # enum nc_mode
 ADAPTIVE, FIXED_DT, FIXED_STEPS, REPLAY = range(4)
-NO_GRID = (None, None, None, None, None)
+NO_GRID = (None,) * 6
 
 # step of an output that was not reached
 _NEVER = np.iinfo(np.int32).max
@@ -375,9 +375,14 @@ def replay(
     return made, pull, inputs
 
 
+def stiff_steps(steps: tuple[Array, ...]) -> Array:
+    """Which steps were made by the stiff partner of the method."""
+    return np.ascontiguousarray(steps[2] >> 2 & 1, np.uint8)
+
+
 def grid_of(old: Inputs, grid: Grid, when: Times) -> tuple[Any, ...]:
-    """The kernels' form of a grid: step ends, sizes, offsets, the step of each output, and the
-    nodes that move, if any."""
+    """The kernels' form of a grid: step ends, sizes, offsets, the step of each output, the nodes
+    that move, if any, and which steps were made by the method's stiff partner."""
     given = old.given
     sample, first, _, _, h, t_end, _, _ = grid.steps
     B = len(given.state.y0)
@@ -392,7 +397,8 @@ def grid_of(old: Inputs, grid: Grid, when: Times) -> tuple[Any, ...]:
         begin, n = int(when.out_off[b]), int(grid.reached[b])
         steps = np.searchsorted(first[off[b] : off[b + 1]], np.arange(n), side="right") - 1
         out_step[begin : begin + n] = steps
-    return np.ascontiguousarray(t_end), np.ascontiguousarray(h), off, out_step, nodes
+    ends, sizes = np.ascontiguousarray(t_end), np.ascontiguousarray(h)
+    return ends, sizes, off, out_step, nodes, stiff_steps(grid.steps)
 
 
 def _nodes(given: Given, when: Times, grid: Grid, off: Array) -> Array:
@@ -545,8 +551,9 @@ def within_steps(old: Inputs, steps: tuple[Array, ...], which: Array, t: Array) 
         grid_k=np.ascontiguousarray(k[used]) if k.shape[1] else None,
     )
     one = np.arange(len(used) + 1, dtype=np.int64)
-    grid = (t_end[used], h[used], one, out_step, None)
-    found, _ = run(inputs, grid, None, False)
+    stiff = np.ascontiguousarray(stiff_steps(steps)[used])
+    made_again = (t_end[used], h[used], one, out_step, None, stiff)
+    found, _ = run(inputs, made_again, None, False)
     values = np.empty((which.size, found.y.shape[1]), found.y.dtype)
     values[order] = found.y[rows]
     return values

@@ -8,8 +8,7 @@ The loss is a chain of maps, evaluated forwards and then pulled back::
     value   = loss(pred, target, mask)
 
 An encoder is a function of one sample and `observe` one of a row (a sample at one time), as a field
-is. `_Batched` evaluates one for all of them, with its gradients: as one Euler step of length 1 of
-z' = function(...) from z = 0. So what traces, runs and differentiates fields does it for them.
+is: `Batched` evaluates one for all of them, with its gradients.
 """
 
 from __future__ import annotations
@@ -20,36 +19,11 @@ from typing import Any
 import numpy as np
 
 from nodecore import losses, tree
+from nodecore._batched import Batched
 from nodecore._field import Field
 from nodecore._solve import solve as solve_ode
 from nodecore.samples import Array, InitialStates, Samples, float_array, widest
 from nodecore.status import InputError, SolveError, Status
-
-
-class _Batched:
-    """A function of one sample, ``function(params, inputs)``, for all samples at once.
-
-    z' = function(params, inputs), z(0) = 0, one Euler step of length 1: z(1) is its value.
-    """
-
-    def __init__(self, function: Callable[[Any, Any], Any], options: Mapping[str, Any]) -> None:
-        self.field = Field(lambda t, z, params, args: function(params, args))
-        self.options = {k: options[k] for k in ("threads",) if k in options}
-
-    def __call__(self, params: Any, inputs: Any, zero: Any, batch: bool) -> Any:
-        """A Solution whose two rows are 0 and the value; `zero` has the value's shapes."""
-        return solve_ode(
-            self.field,
-            zero,
-            np.array([0.0, 1.0]),
-            params,
-            inputs,
-            batch=batch,
-            method="euler",
-            steps=1,
-            adjoint="discrete",
-            **self.options,
-        )
 
 
 class Objective:
@@ -70,10 +44,10 @@ class Objective:
         self.options = {"adjoint": "discrete", "on_failure": "mark", **options}
         self.loss = as_loss(loss)
         if observe is not None:
-            self._readout = _Batched(self._observe_row, options)
+            self._readout = Batched(self._observe_row, options)
             self._observed_shape: tuple[int, ...] | None = None
         if encoder is not None:
-            self._encode = _Batched(lambda p, a: encoder(p, a["args"]), options)
+            self._encode = Batched(lambda p, a: encoder(p, a["args"]), options)
         self._losses: dict[Any, Callable[..., Any]] = {}
 
     # -- forwards

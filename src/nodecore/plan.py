@@ -214,7 +214,13 @@ def pure(events: tuple[Event, ...]) -> bool:
 
 
 # What a family's methods need of the field's derivatives, besides its adjoint; see `lower`.
-_LINEARISE = {"explicit": "", "dirk": "first", "radau": "first", "rosenbrock": "second"}
+_LINEARISE = {
+    "explicit": "",
+    "dirk": "first",
+    "radau": "first",
+    "rosenbrock": "second",
+    "auto": "first",
+}
 
 
 def _bind(lowered: Lowered, method: Method | None, dtype: Any) -> Any:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from nodecore import _forward, _run, gradient, plan, tree
+from nodecore import _forward, _run, gradient, plan, plot, tree
 from nodecore._adjoint import Continuous, Plan
 from nodecore._continuous import continuous
+from nodecore._failure import component
 from nodecore._inputs import Array
 from nodecore._run import Grid, Inputs
 from nodecore.gradient import Gradient, OpaquePull
@@ -29,6 +30,8 @@ class Stats:
         Steps.
     nfev, njev, nlu : int or (B,) int64
         Evaluations of the field, of its Jacobian, factorisations.
+    switches : int or (B,) int64
+        How often ``method="auto"`` went from one method to the other.
     storage_bytes : int
         The peak of everything kept for the backward pass.
     recomputed_steps : int
@@ -41,6 +44,7 @@ class Stats:
     nfev: Any
     njev: Any
     nlu: Any
+    switches: Any
     storage_bytes: int
     recomputed_steps: int
 
@@ -158,7 +162,7 @@ class Solution:
     @property
     def stats(self) -> Stats:
         ints = self._run.ints
-        each = (ints[0], ints[1], ints[2], ints[4], ints[5])
+        each = (ints[0], ints[1], ints[2], ints[4], ints[5], ints[6])
         if not self._in.state.batched:
             each = tuple([int(a[0]) for a in each])  # type: ignore[assignment]
         return Stats(
@@ -200,6 +204,40 @@ class Solution:
         if self._in.adjoint is not None:
             lines.append(f"  adjoint: {self.adjoint}; {run.storage_bytes():,} bytes kept")
         return "\n".join(lines)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the components over time, of up to six samples; dots are the outputs.
+
+        With ``dense=True`` the lines between them are the dense output, else they are straight.
+        Needs matplotlib (``pip install nodecore[plot]``).
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; a new figure if not given.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        state, when = self._in.state, self._in.when
+        B = len(state.y0)
+        shown = range(min(6, B))
+        off = when.out_off
+        outputs = [(when.of(b), self._run.y[off[b] : off[b + 1]]) for b in shown]
+        lines = outputs
+        if self._in.options.get("dense"):
+            # where nobody looks, the first time: it needs no step to be made again
+            grid = np.array([[when.of(b)[0]] * 400 for b in range(B)])
+            for b in shown:
+                grid[b] = np.linspace(when.of(b)[0], when.of(b)[-1], 400)
+            dense = tree.flatten(self(grid if state.batched else grid[0]))[0]
+            rows = np.concatenate([x.reshape(B, 400, -1) for x in dense], axis=2)
+            lines = [(grid[b], rows[b]) for b in shown]
+        series = [(*line, *output) for line, output in zip(lines, outputs, strict=True)]
+        return plot.solution(
+            series, [f"y{component(state, k)}" for k in range(state.y0.shape[1])], ax
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"pickled": _Pickled.of(self)}

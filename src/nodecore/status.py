@@ -105,3 +105,7 @@ class GradientError(_SampleError):
 
 class PrecisionWarning(UserWarning):
     """The result is less exact than what was asked for."""
+
+
+class StiffnessWarning(UserWarning):
+    """Steps are short because of stability, not accuracy: an implicit method would be faster."""

@@ -105,6 +105,7 @@ cdef extern from "backend.h":
         NC_DIRK
         NC_RADAU
         NC_ROSENBROCK
+    ctypedef struct nc_tableau
     ctypedef struct nc_tableau:
         int32_t n_stages
         int32_t n_step
@@ -122,6 +123,8 @@ cdef extern from "backend.h":
         const double *P_z
         double alpha
         double beta
+        const nc_tableau *stiff
+        double real_limit
         const double *A
         const double *b
         const double *c
@@ -231,6 +234,7 @@ cdef extern from "backend.h":
         const nc_nodes *grid_nodes
         const int64_t *grid_off
         const int32_t *out_step
+        const uint8_t *grid_stiff
         const void *grid_k
         void *y_out
         int32_t *status
@@ -242,6 +246,7 @@ cdef extern from "backend.h":
         int64_t *n_reached
         int64_t *n_jev
         int64_t *n_lu
+        int64_t *n_switches
         int64_t tile
         int64_t n_chunks
         nc_record *records
@@ -570,7 +575,7 @@ cdef class Fields:
     """
     cdef const nc_backend *be
     cdef nc_problem proto
-    cdef nc_tableau tableau
+    cdef nc_tableau tableau, stiff_tableau
     cdef nc_program prologue, derivative_prologue
     cdef readonly object lowered, method
     cdef object consts, keep_alive
@@ -645,10 +650,20 @@ cdef class Fields:
         return 0
 
     cdef int _set_method(self, m) except -1:
-        cdef nc_tableau *T = &self.tableau
-        memset(T, 0, sizeof(nc_tableau))
+        memset(&self.tableau, 0, sizeof(nc_tableau))
         if m is None:
             return 0
+        self.proto.method = &self.tableau
+        if m.family != "auto":
+            return self._set_tableau(&self.tableau, m)
+        self._set_tableau(&self.tableau, m.explicit)
+        self._set_tableau(&self.stiff_tableau, m.stiff)
+        self.tableau.stiff = &self.stiff_tableau
+        self.tableau.real_limit = m.real_limit
+        return 0
+
+    cdef int _set_tableau(self, nc_tableau *T, m) except -1:
+        memset(T, 0, sizeof(nc_tableau))
         k = m.kernel_form()
         if len(k["c"]) > NC_MAX_STAGES:
             raise ValueError(f"{m.name} has more than {NC_MAX_STAGES} stages")
@@ -669,7 +684,6 @@ cdef class Fields:
             T.A_inv, T.P_z = <const double *> _ptr(k["A_inv"]), <const double *> _ptr(k["P_z"])
             T.T, T.T_inv = <const double *> _ptr(k["T"]), <const double *> _ptr(k["T_inv"])
             T.alpha, T.beta = k["alpha"], k["beta"]
-        self.proto.method = T
         return 0
 
     @property
@@ -680,6 +694,8 @@ cdef class Fields:
     @property
     def stage_rows(self):
         """Stages that an entry of a record holds, and states that a checkpoint holds besides."""
+        if self.tableau.stiff != NULL:
+            return self.stiff_tableau.n_stages, 2
         if self.tableau.family == NC_DIRK:
             return self.tableau.n_stages, 2
         if self.tableau.family == NC_RADAU:
@@ -811,7 +827,8 @@ cdef class Run:
         slots, steps, segment), or None, and the bytes for step traces.
 
         inputs: (y0, args, t, t_off, out_off, stops, stop_off, grid, grid_h, grid_off, out_step,
-        grid_nodes); grid_k: None, or the stages (steps, stages, D) of a given grid;
+        grid_nodes, grid_stiff);
+        grid_k: None, or the stages (steps, stages, D) of a given grid;
         curve: None, or (offsets, starts, sizes, coefficients (pieces, degree + 1, rows)).
 
         events: None, or (directions, terminal), int32 arrays; given_events: None, or those of the
@@ -827,7 +844,7 @@ cdef class Run:
         self.inputs, self.uniform = inputs, uniform
         p.uniform = _ptr(uniform)
         (y0, args, t, t_off, out_off, stops, stop_off, grid, grid_h, grid_off, out_step,
-         grid_nodes) = inputs
+         grid_nodes, grid_stiff) = inputs
         p.batch = B = y0.shape[0]
         p.y0, p.args = _ptr(y0), _ptr(args)
         p.t = <const double *> _ptr(t)
@@ -840,6 +857,7 @@ cdef class Run:
         p.grid_nodes = <const nc_nodes *> _ptr(grid_nodes)
         self.grid_k = grid_k
         p.grid_k = _ptr(grid_k)
+        p.grid_stiff = <const uint8_t *> _ptr(grid_stiff)
         c = &p.control
         c.mode, c.n_sub, c.stop_at_outputs = control[0], control[1], control[2]
         c.error_exponent = control[3]
@@ -853,7 +871,7 @@ cdef class Run:
         c.log2_memory_floor = control[17]
         n_out = p.out_off[B]
         self.y = np.empty((n_out, fields.dim), fields.dtype)
-        self.ints = np.zeros((6, B), np.int64)
+        self.ints = np.zeros((7, B), np.int64)
         self.floats = np.zeros((2, B))
         self.status = np.zeros(B, np.int32)
         p.y_out = _ptr(self.y)
@@ -864,6 +882,7 @@ cdef class Run:
         p.n_reached = p.n_accepted + 3 * B
         p.n_jev = p.n_accepted + 4 * B
         p.n_lu = p.n_accepted + 5 * B
+        p.n_switches = p.n_accepted + 6 * B
         p.t_reached = <double *> _ptr(self.floats)
         p.h_last = p.t_reached + B
         self.sample_values = None
@@ -920,7 +939,8 @@ cdef class Run:
                     raise MemoryError("nodecore: out of memory")
 
             traced = fields.has_adjoint and p.opaque_field == NULL
-            if traced and trace_bytes > 0 and p.method.family == NC_EXPLICIT:
+            traced = traced and p.method.family == NC_EXPLICIT and p.method.stiff == NULL
+            if traced and trace_bytes > 0:
                 for i in range(p.n_chunks):
                     nc_record_keep_traces(
                         &self.records[i], p.method.n_step - 1, p.res_rows, self.be.real_bytes,
@@ -1104,8 +1124,8 @@ cdef class Run:
 
     def steps(self):
         """Every accepted step: arrays (sample, first output behind its start, on_stop, t, h, t_new,
-        y, k), sorted by sample and time; on_stop: 1 if the step ends on a stop, 2 if it starts on
-        one; k (steps, stages, D): the stages, of methods that find them by iteration.
+        y, k), sorted by sample and time; on_stop: 1 if the step ends on a stop, plus 2 if it starts
+        on one, plus 4 if it was made by the stiff partner of the method; k (steps, stages, D): the stages, of methods that find them by iteration.
         """
         cdef int64_t i, j, L
         cdef nc_record *r
@@ -1160,7 +1180,7 @@ cdef object _entries(char *block, int64_t n, nc_record *r, dtype):
         return view(off, kind, 1)[step, 0, lane]
 
     return (number(0, np.int32).astype(np.int64), number(r.off_q, np.int32).astype(np.int64),
-            flags[step, lane] >> 3 & 3, number(r.off_t, np.float64), number(r.off_h, np.float64),
+            flags[step, lane] >> 3 & 3 | flags[step, lane] >> 4 & 4, number(r.off_t, np.float64), number(r.off_h, np.float64),
             number(r.off_t_new, np.float64), view(r.off_y, dtype, r.dim)[step, :, lane],
             view(r.off_stages, dtype, r.stages * r.dim)[step, :, lane].reshape(
                 len(step), r.stages, r.dim))

@@ -21,8 +21,11 @@ enum nc_family { NC_EXPLICIT = 0, NC_DIRK, NC_RADAU, NC_ROSENBROCK };
  * behind it are evaluated only where an output is interpolated.
  *
  * A Rosenbrock method has a stage more, without a weight: its increments k_i stand at 1 .. s behind the
- * field's value at the beginning of the step. Its sums have no factor h. */
-typedef struct {
+ * field's value at the beginning of the step. Its sums have no factor h.
+ *
+ * An explicit method with a `stiff` one beside it gives a lane to that where stability limits its steps,
+ * and takes it back. */
+typedef struct nc_tableau {
     int32_t n_stages, n_step, degree, adaptive;
     int32_t family;
     int32_t filter_error;         /* the error is multiplied by (I - h gamma J)^-1 */
@@ -36,6 +39,8 @@ typedef struct {
      * polynomial z(theta) = sum_i z_i sum_k P_z[i][k] theta^(k+1); all [3][3] */
     const double *A_inv, *T, *T_inv, *P_z;
     double alpha, beta;
+    const struct nc_tableau *stiff;
+    double real_limit; /* explicit: stable for h lambda in [-real_limit, 0] */
 } nc_tableau;
 
 enum nc_mode {
@@ -163,6 +168,7 @@ struct nc_problem {
     const nc_nodes *grid_nodes;
     const int64_t *grid_off;
     const int32_t *out_step; /* replay: the step each output belongs to, -1 for the first */
+    const uint8_t *grid_stiff; /* replay: which method each step was made by, or NULL */
     const void *grid_k; /* replay: the stages of each step, real [][n_stages][dim], or NULL: they are
                          * solved for */
 
@@ -170,7 +176,7 @@ struct nc_problem {
     void *y_out; /* real [out_off[B]][dim] */
     int32_t *status;
     double *t_reached, *h_last;
-    int64_t *n_accepted, *n_rejected, *n_fev, *n_reached, *n_jev, *n_lu;
+    int64_t *n_accepted, *n_rejected, *n_fev, *n_reached, *n_jev, *n_lu, *n_switches;
 
     /* how the batch is cut; chunks have records of their own */
     int64_t tile; /* lanes */

@@ -8,6 +8,7 @@
 #include "methods/dirk.h"
 #include "methods/radau.h"
 #include "methods/rosenbrock.h"
+#include "methods/auto.h"
 #include "methods/method.h"
 #include "lanes/event_state.h"
 #include "lanes/lanes.h"

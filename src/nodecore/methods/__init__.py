@@ -12,11 +12,11 @@ from importlib import import_module
 from typing import TypeAlias
 
 from ..status import InputError
-from .tableau import Rosenbrock, Tableau
+from .tableau import Auto, Rosenbrock, Tableau
 
-__all__ = ["FAMILIES", "STEPPED", "Method", "Rosenbrock", "Tableau", "get", "names"]
+__all__ = ["FAMILIES", "STEPPED", "Auto", "Method", "Rosenbrock", "Tableau", "get", "names"]
 
-Method: TypeAlias = Tableau | Rosenbrock
+Method: TypeAlias = Tableau | Rosenbrock | Auto
 
 # Family -> its module and the table in it; imported when first asked for.
 _TABLES = {
@@ -25,10 +25,11 @@ _TABLES = {
     "imex": ("dirk", "IMEX_BUILDERS"),
     "rosenbrock": ("rosenbrock", "BUILDERS"),
     "radau": ("radau", "BUILDERS"),
+    "auto": ("auto", "BUILDERS"),
 }
 
-FAMILIES: tuple[str, ...] = tuple(_TABLES)
-STEPPED: tuple[str, ...] = ("explicit", "dirk", "radau", "rosenbrock")
+FAMILIES: tuple[str, ...] = tuple([f for f in _TABLES if f != "auto"])  # of coefficients
+STEPPED: tuple[str, ...] = ("explicit", "dirk", "radau", "rosenbrock", "auto")
 
 
 @cache
@@ -59,7 +60,7 @@ def names(families: tuple[str, ...] = STEPPED) -> tuple[str, ...]:
 @cache
 def _method(name: str) -> Method:
     # Family by family, so that none is imported in vain.
-    return next(b[name] for f in FAMILIES if name in (b := _builders((f,))))()
+    return next(b[name] for f in _TABLES if name in (b := _builders((f,))))()
 
 
 def _normal(name: str) -> str:
@@ -104,7 +105,7 @@ def get(name: str | Method, families: tuple[str, ...] = STEPPED) -> Method:
     >>> get("RK45").name
     'dopri5'
     """
-    if isinstance(name, Tableau | Rosenbrock):
+    if isinstance(name, Tableau | Rosenbrock | Auto):
         if name.family in families:
             return name
         name = name.name

@@ -516,3 +516,82 @@ class Rosenbrock(DenseOutput):
         """(s,) The classical step weights Gamma^T m."""
         out: FloatArray = self.m @ self.Gamma
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class Auto:
+    """Two methods, and a choice between them: per sample, with hysteresis (docs/math/
+    implicit-methods.md, 6).
+
+    Parameters
+    ----------
+    name, citation, aliases
+        As in `Tableau`.
+    explicit, stiff : Tableau
+        Of the families "explicit" and "dirk", with one order of the error estimate, so that one
+        controller serves both.
+    real_limit : float
+        The explicit method is stable for h lambda in [-real_limit, 0].
+
+    Raises
+    ------
+    ValueError
+        If the two do not fit together.
+    """
+
+    name: str
+    explicit: Tableau
+    stiff: Tableau
+    real_limit: float
+    citation: str
+    aliases: tuple[str, ...] = ()
+    family: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.explicit.family != "explicit" or self.stiff.family != "dirk":
+            raise ValueError(f"method {self.name!r}: an explicit and a dirk method are needed")
+        if self.explicit.error_order != self.stiff.error_order:
+            raise ValueError(f"method {self.name!r}: the errors have different orders")
+
+    def __repr__(self) -> str:
+        return f"<Auto {self.name}: {self.explicit.name} or {self.stiff.name}>"
+
+    @property
+    def order(self) -> int:
+        """The lower of the orders."""
+        return min(self.explicit.order, self.stiff.order)
+
+    @property
+    def embedded_order(self) -> int | None:
+        """That of the explicit method."""
+        return self.explicit.embedded_order
+
+    @property
+    def error_order(self) -> int | None:
+        """The error is O(h^(error_order + 1))."""
+        return self.explicit.error_order
+
+    @property
+    def dense_order(self) -> int:
+        """The lower of the orders."""
+        return min(self.explicit.dense_order, self.stiff.dense_order)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether both estimate their error."""
+        return self.explicit.adaptive and self.stiff.adaptive
+
+    @property
+    def c(self) -> FloatArray:
+        """All nodes."""
+        return np.concatenate([self.explicit.c, self.stiff.c])
+
+    @property
+    def P(self) -> FloatArray:
+        """The dense output of higher degree."""
+        return max(self.explicit.P, self.stiff.P, key=lambda P: P.shape[1])
+
+    @property
+    def n_stages(self) -> int:
+        """Those of the method with more."""
+        return max(self.explicit.n_stages, self.stiff.n_stages)

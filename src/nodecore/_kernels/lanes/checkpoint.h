@@ -35,6 +35,8 @@ static void FN(write_step)(const FN(lanes) *s, const nc_record *r, char *e)
                 flags[l] |= NC_LANE_CUT;
             if (s->evaluated[l])
                 flags[l] |= NC_LANE_FRESH;
+            if (T->other && T->stiff[l])
+                flags[l] |= NC_LANE_STIFF;
         }
     }
     memcpy(e + r->off_h, T->h, (size_t)L * sizeof(double));
@@ -46,9 +48,9 @@ static void FN(write_step)(const FN(lanes) *s, const nc_record *r, char *e)
     char *stage = e + r->off_stages;
     size_t bytes = (size_t)(L * T->p->dim) * sizeof(REAL);
     for (int64_t i = 0; i < r->stages; i++, stage += bytes) {
-        memcpy(stage, T->k[i], bytes);
+        memcpy(stage, FN(iterating)((FN(tile) *)T)->k[i], bytes);
         for (int64_t l = 0; l < L; l++)
-            if (!s->mask[l]) /* a try that failed may have left anything */
+            if (!s->mask[l] || (T->other && !T->stiff[l])) /* a try that failed may have left anything */
                 for (int64_t j = 0; j < T->p->dim; j++)
                     ((REAL *)stage)[j * L + l] = 0;
     }
@@ -112,7 +114,8 @@ enum {
     FN(MORE_AFTER_STOP) = 8,
     FN(MORE_EVALUATED) = 16,
     FN(MORE_FRESH) = 32,
-    FN(MORE_WANT_JAC) = 64
+    FN(MORE_WANT_JAC) = 64,
+    FN(MORE_STIFF) = 128
 };
 
 /* The arrays behind an entry: what the driver needs besides. */
@@ -144,19 +147,20 @@ static FN(carry) FN(carry_of)(const nc_record *r, char *e)
 static void FN(carry_newton)(FN(lanes) *s, char *e, uint8_t *more, int save)
 {
     const nc_record *r = s->record;
-    FN(tile) *T = &s->tile;
+    FN(tile) *A = &s->tile, *T = FN(iterating)(A);
     FN(newton) *n = &T->n;
     char *at = e + r->off_carry + r->off_newton;
     size_t state = (size_t)(T->p->dim * s->L) * sizeof(REAL);
     double *numbers[NC_NEWTON_DOUBLES] = {n->jac_t, n->jac_time, n->lu_hg,
-                                          n->eta,   n->last_h,   n->age};
+                                          n->eta,   n->last_h,   n->age,
+                                          A->other ? A->hits : NULL, A->other ? A->rho : NULL};
     REAL *states[] = {T->k[0], n->jac_y, n->last_z[0], n->last_z[1], n->last_z[2]};
 #define NC_MOVE(array, bytes)                                                                      \
     do {                                                                                           \
         memcpy(save ? (void *)at : (void *)(array), save ? (void *)(array) : (void *)at, bytes);   \
         at += bytes;                                                                               \
     } while (0)
-    for (int i = 0; i < NC_NEWTON_DOUBLES; i++)
+    for (int i = 0; i < NC_NEWTON_DOUBLES && numbers[i]; i++)
         NC_MOVE(numbers[i], (size_t)s->L * sizeof(double));
     for (int64_t i = 0; i < r->carry_rows; i++)
         NC_MOVE(states[i], state);
@@ -166,6 +170,16 @@ static void FN(carry_newton)(FN(lanes) *s, char *e, uint8_t *more, int save)
             more[l] |= (uint8_t)(n->want_jac[l] ? FN(MORE_WANT_JAC) : 0);
         else
             n->want_jac[l] = (more[l] & FN(MORE_WANT_JAC)) != 0;
+        if (!A->other)
+            continue;
+        if (save) {
+            more[l] |= (uint8_t)(A->stiff[l] ? FN(MORE_STIFF) : 0);
+        } else {
+            A->stiff[l] = more[l] & FN(MORE_STIFF) ? -1 : 0;
+            A->look[l] = s->accepted[l] == 0 && A->p->control.mode != NC_REPLAY;
+            if (!A->stiff[l] && A->active[l])
+                s->fresh[l] = 1; /* the explicit method's is evaluated again */
+        }
     }
 }
 

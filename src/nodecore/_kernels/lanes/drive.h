@@ -134,7 +134,7 @@ static void FN(emit)(FN(lanes) *s)
         if (!dense)
             continue;
         FN(open_dense)(s);
-        FN(dense)(T, s->theta, s->dense);
+        FN(method_dense)(T, s->theta, s->dense);
         for (int64_t l = 0; l < L; l++)
             if (s->mask[l] && FN(output_due)(s, l, &exact) && !exact) {
                 FN(read_dense)(s, l);
@@ -158,6 +158,8 @@ static void FN(refresh)(FN(lanes) *s)
     FN(stage_time)(T, 0.0);
     FN(field)(T, T->y, s->dense, NULL);
     FN(select_lanes)(T->k[0], s->dense, s->fresh_mask, T->p->dim, s->L);
+    if (T->other)
+        FN(select_lanes)(T->other->k[0], s->dense, s->fresh_mask, T->p->dim, s->L);
     for (int64_t l = 0; l < s->L; l++)
         if (s->fresh_mask[l]) {
             s->fev[l]++;
@@ -171,8 +173,9 @@ static void FN(refresh)(FN(lanes) *s)
 static void FN(reject)(FN(lanes) *s, int64_t l)
 {
     FN(tile) *T = &s->tile;
+    FN(newton) *n = &FN(maker)(T, l)->n;
     int failed = FN(method_failed)(T, l);
-    int why = failed ? (T->n.singular[l] ? NC_SINGULAR : NC_NEWTON_FAILED)
+    int why = failed ? (n->singular[l] ? NC_SINGULAR : NC_NEWTON_FAILED)
               : s->err[l] < HUGE_VAL && !s->bad[l] ? 0
                                                     : NC_NON_FINITE;
     s->rejected[l]++;
@@ -182,8 +185,8 @@ static void FN(reject)(FN(lanes) *s, int64_t l)
     }
     s->trouble[l] = (uint8_t)why;
     s->rejected_before[l] = 1;
-    if (failed && T->n.stale[l]) {
-        T->n.want_jac[l] = 1; /* the same step with a Jacobian of its own */
+    if (failed && n->stale[l]) {
+        n->want_jac[l] = 1; /* the same step with a Jacobian of its own */
         s->h_next[l] = T->h[l];
     } else {
         s->h_next[l] = T->h[l] * (failed ? 0.25 : s->factor[l]);
@@ -193,10 +196,15 @@ static void FN(reject)(FN(lanes) *s, int64_t l)
 /* The stages of the next steps of a given grid, as they were found when it was made. */
 static void FN(load_stages)(FN(lanes) *s)
 {
-    FN(tile) *T = &s->tile;
+    FN(tile) *T = FN(iterating)(&s->tile);
     const nc_problem *p = T->p;
     const nc_tableau *m = T->method;
     int64_t D = p->dim, S = m->n_stages;
+    if (s->tile.other) {
+        FN(auto_share)(&s->tile);
+        if (FN(any_explicit)(&s->tile))
+            FN(rk_step)(&s->tile);
+    }
     for (int64_t l = 0; l < s->L; l++) {
         if (!T->active[l])
             continue;
@@ -207,6 +215,33 @@ static void FN(load_stages)(FN(lanes) *s)
         T->n.fev[l] = T->n.jev[l] = T->n.factored[l] = 0;
     }
     FN(combine)(T, T->y1, T->y, m->b, (int)S);
+    if (s->tile.other)
+        FN(select_lanes)(s->tile.y1, T->y1, s->tile.stiff, D, s->L);
+}
+
+/* Behind an accepted step: the method of the lane's next one, as chosen or as given. */
+static void FN(switch_method)(FN(lanes) *s, int64_t l)
+{
+    FN(tile) *T = &s->tile;
+    const nc_problem *p = T->p;
+    int was = T->stiff[l] != 0, stiff = was;
+    if (p->control.mode == NC_REPLAY) {
+        int64_t b = T->sample[l], at = p->grid_off[b] + s->count[l];
+        if (at < p->grid_off[b + 1])
+            stiff = p->grid_stiff[at];
+    } else if (FN(auto_choose)(T, l, T->h[l])) {
+        stiff = !was;
+    }
+    if (stiff == was)
+        return;
+    s->switches[l]++;
+    FN(auto_give)(T, l, stiff);
+    if (stiff) {
+        s->evaluated[l] = 1; /* the explicit step's last stage is a value of the field */
+    } else {
+        s->fresh[l] = 1;
+        s->h_next[l] *= 0.5;
+    }
 }
 
 /* One step of every live lane; 0, or why to stop. */
@@ -240,9 +275,15 @@ static int FN(tile_step)(FN(lanes) *s)
         FN(load_stages)(s);
     else
         FN(method_step)(T, s->part);
+    for (int64_t l = 0; T->other && l < L; l++)
+        if (T->switched[l]) {
+            T->switched[l] = 0;
+            s->evaluated[l] = 1; /* the explicit step's last stage is a value of the field */
+            s->switches[l]++;
+        }
     int finish_first = adaptive && FN(error_reads_finish)(m);
     if (finish_first)
-        FN(rk_finish)(T);
+        FN(method_finish)(T);
     s->finished = finish_first;
     s->opened = 0;
 
@@ -265,17 +306,19 @@ static int FN(tile_step)(FN(lanes) *s)
         any_accepted += ok;
         all_accepted &= ok;
         int exact; /* does this lane read its step stage's derivative, whatever the others do? */
-        int finish = ok && FN(method_finishes)(m) && (c->mode == NC_REPLAY || T->t_new[l] != s->t_end[l] ||
+        int finish = ok && FN(method_finishes)(FN(maker)(T, l)->method) && (c->mode == NC_REPLAY || T->t_new[l] != s->t_end[l] ||
                             (FN(output_due)(s, l, &exact) && !exact));
         need_finish |= finish;
         s->reads_finish[l] = (uint8_t)(finish_first || finish);
         s->reads_dense[l] = 0;
         if (T->active[l])
-            s->fev[l] += FN(method_work)(T, l, s->jev + l, s->factored + l) + (finish_first || finish);
+            s->fev[l] += FN(method_work)(T, l, s->jev + l, s->factored + l);
+        if (T->active[l] && FN(maker)(T, l) == T)
+            s->fev[l] += finish_first || finish;
     }
     if (!finish_first && FN(method_finishes)(m) &&
         (need_finish || (any_accepted && T->keep_res[last]))) {
-        FN(rk_finish)(T); /* a trace is whole */
+        FN(method_finish)(T); /* a trace is whole */
         s->finished = 1;
     }
 
@@ -291,13 +334,10 @@ static int FN(tile_step)(FN(lanes) *s)
             REAL *swap = T->y;
             T->y = T->y1;
             T->y1 = swap;
-            swap = T->k[0];
-            T->k[0] = T->k[last];
-            T->k[last] = swap;
         } else {
             FN(select_lanes)(T->y, T->y1, s->mask, D, L);
-            FN(select_lanes)(T->k[0], T->k[last], s->mask, D, L);
         }
+        FN(method_advance)(T, s->mask, all_accepted);
         if (p->events.n)
             FN(enter_cuts)(s);
     }
@@ -336,6 +376,8 @@ static int FN(tile_step)(FN(lanes) *s)
             s->trouble[l] = 0;
         }
         s->evaluated[l] = 0;
+        if (T->other)
+            FN(switch_method)(s, l);
         T->after_stop[l] = T->at_stop[l] && whole;
         if (T->after_stop[l]) {
             s->stop[l]++;

@@ -39,7 +39,7 @@ static void FN(event_look)(FN(lanes) *s)
 {
     FN(event_state) *v = &s->ev;
     FN(open_dense)(s);
-    FN(dense)(&s->tile, v->at, v->y);
+    FN(method_dense)(&s->tile, v->at, v->y);
     for (int64_t l = 0; l < s->L; l++)
         v->t[l] = FN(event_time)(s, l, v->at[l]);
     FN(event_values)(s, v->t, v->y, v->g);
@@ -216,24 +216,34 @@ static void FN(locate)(FN(lanes) *s)
 
 /* ---- Detection ------------------------------------------------------------------------------ */
 
-/* The slope of the dense output where the steps begin, and the sign of dg/dt with it. */
-static void FN(find_ways)(FN(lanes) *s)
+/* out = the slope of the dense output where the steps begin. */
+static void FN(first_slope)(FN(tile) *T, REAL *out)
 {
-    FN(tile) *T = &s->tile;
     const nc_tableau *m = T->method;
-    FN(event_state) *v = &s->ev;
     double w[NC_MAX_STAGES], dw[NC_MAX_STAGES];
     const REAL *k[NC_MAX_STAGES];
-    FN(open_dense)(s);
     FN(dense_weights)(m, 0, w, dw);
     for (int i = 0; i < m->n_stages; i++) {
         k[i] = T->k[i];
-        for (int64_t l = 0; l < s->L; l++) {
+        for (int64_t l = 0; l < T->L; l++) {
             double size = m->family == NC_ROSENBROCK && T->h[l] != 0 ? T->h[l] : 1;
-            T->coef[i * s->L + l] = (REAL)(dw[i] / size);
+            T->coef[i * T->L + l] = (REAL)(dw[i] / size);
         }
     }
-    FN(lincomb)(v->y, NULL, m->n_stages, k, T->coef, T->p->dim, s->L);
+    FN(lincomb)(out, NULL, m->n_stages, k, T->coef, T->p->dim, T->L);
+}
+
+/* The sign of dg/dt where the steps begin, along the dense output. */
+static void FN(find_ways)(FN(lanes) *s)
+{
+    FN(tile) *T = &s->tile, *o = T->other;
+    FN(event_state) *v = &s->ev;
+    FN(open_dense)(s);
+    FN(first_slope)(T, v->y);
+    if (o) {
+        FN(first_slope)(o, o->n.rest);
+        FN(select_lanes)(v->y, o->n.rest, T->stiff, T->p->dim, s->L);
+    }
     for (int64_t l = 0; l < s->L; l++)
         v->time[l] = (REAL)T->t[l];
     T->base[NC_SP_T] = v->time;
@@ -582,7 +592,7 @@ static int FN(tell)(FN(lanes) *s)
         if (!any)
             return 0;
         FN(open_dense)(s);
-        FN(dense)(T, v->at, v->y);
+        FN(method_dense)(T, v->at, v->y);
         for (int64_t l = 0; l < L; l++) {
             int64_t k = v->job[l], i = k * s->pad + l;
             if (k < 0)

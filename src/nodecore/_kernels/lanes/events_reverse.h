@@ -84,7 +84,7 @@ static void FN(event_ends)(FN(back) *s)
             T->time[l] = (REAL)(end ? T->t_new[l] : T->t[l]);
             s->theta[l] = end;
         }
-        FN(dense)(T, s->theta, s->kappa); /* free until the step's own reverse */
+        FN(method_dense)(T, s->theta, s->kappa); /* free until the step's own reverse */
         T->base[NC_SP_T] = T->time;
         T->base[NC_SP_Y] = s->kappa;
         T->base[NC_SP_OUT] = end ? v->g1 : v->g0;
@@ -96,14 +96,14 @@ static void FN(event_ends)(FN(back) *s)
  * v->tbar; non-zero if it grazes. */
 static int FN(pull_event)(FN(back) *s, const nc_backward *g, int64_t l)
 {
-    FN(tile) *T = &s->tile;
-    const nc_problem *p = T->p;
+    const FN(tile) *by = FN(maker)(&s->tile, l);
+    const nc_problem *p = by->p;
     FN(event_back) *v = &s->ev;
     int64_t D = p->dim, L = s->L, item = v->job[l];
     const nc_event *e = p->known.items + item;
     const REAL *y_bar = g->event_y_bar ? (const REAL *)g->event_y_bar + item * D : NULL;
     double w[NC_MAX_STAGES], dw[NC_MAX_STAGES], slope = (double)v->g_t[l];
-    FN(dense_weights)(T->method, e->theta, w, dw);
+    FN(dense_weights)(by->method, e->theta, w, dw);
     double time = g->event_t_bar ? g->event_t_bar[item] : 0;
     if (e->cut) {
         time += (double)v->tbar[l] + FN(close_interval)(s, g, l, e->t);
@@ -118,7 +118,7 @@ static int FN(pull_event)(FN(back) *s, const nc_backward *g, int64_t l)
         total += (double)v->ybar[at] * f;
     }
     double size = fmax(fabs((double)v->g0[e->event * L + l]), fabs((double)v->g1[e->event * L + l]));
-    if (!(fabs(slope * T->h[l]) > FN(least_slope)() * size)) {
+    if (!(fabs(slope * by->h[l]) > FN(least_slope)() * size)) {
         v->grazes = e->event;
         v->grazes_t = e->t;
         return 1;

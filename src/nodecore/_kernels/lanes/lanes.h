@@ -11,7 +11,7 @@
  * whole tile at a time). A lane whose trajectory ends takes the next of them. Lanes without a
  * sample keep a finite state and h = 0. Every lane has its own t, h, error and fate. */
 typedef struct {
-    FN(tile) tile;
+    FN(tile) tile, stiff_tile; /* the second is the first one's `other` */
     int64_t L, pad; /* pad: L rounded up to whole float64 vectors */
     int64_t next, end; /* the samples of this chunk that wait for the queue */
     int shared;        /* samples come from the problem's counter, L at a time */
@@ -29,7 +29,7 @@ typedef struct {
     int64_t *out0;             /* its first output row */
     int64_t *stop, *n_stop;    /* next stop, number of stops */
     int64_t *count;            /* steps made on the fixed or given grid */
-    int64_t *accepted, *rejected, *fev, *jev, *factored;
+    int64_t *accepted, *rejected, *fev, *jev, *factored, *switches;
     uint8_t *fresh, *first, *bad;
     uint8_t *evaluated; /* the first derivative is a field value */
     uint8_t *trouble;   /* why the last try was rejected, if not by its error: enum nc_status */
@@ -65,6 +65,8 @@ static size_t FN(lanes_memory)(FN(lanes) *s, char *base)
     const nc_problem *p = s->tile.p;
     int64_t L = s->L, D = p->dim, n = s->pad, rows = D * L + FN(SLACK);
     size_t used = FN(tile_memory)(&s->tile, base, 0);
+    used = FN(other_memory)(&s->stiff_tile, &s->tile, base, used, 0);
+    s->tile.other = s->tile.method->stiff ? &s->stiff_tile : NULL;
     NC_TAKE(s->q, n);
     NC_TAKE(s->n_out, n);
     NC_TAKE(s->times, n);
@@ -77,6 +79,7 @@ static size_t FN(lanes_memory)(FN(lanes) *s, char *base)
     NC_TAKE(s->fev, n);
     NC_TAKE(s->jev, n);
     NC_TAKE(s->factored, n);
+    NC_TAKE(s->switches, n);
     NC_TAKE(s->fresh, n);
     NC_TAKE(s->first, n);
     NC_TAKE(s->evaluated, n);
@@ -125,7 +128,7 @@ static void FN(open_dense)(FN(lanes) *s)
     if (s->opened)
         return;
     if (!s->finished && FN(method_finishes)(m))
-        FN(rk_finish)(&s->tile);
+        FN(method_finish)(&s->tile);
     if (m->n_stages > m->n_step)
         FN(rk_dense_stages)(&s->tile);
     s->finished = s->opened = 1;
@@ -134,7 +137,7 @@ static void FN(open_dense)(FN(lanes) *s)
 /* A lane reads it: what that costs, whatever the others do. */
 static void FN(read_dense)(FN(lanes) *s, int64_t l)
 {
-    const nc_tableau *m = s->tile.method;
+    const nc_tableau *m = FN(maker)(&s->tile, l)->method;
     if (!s->reads_dense[l])
         s->fev[l] += m->n_stages - m->n_step + (FN(method_finishes)(m) && !s->reads_finish[l]);
     s->reads_dense[l] = s->reads_finish[l] = 1;
@@ -296,6 +299,7 @@ static void FN(finish_sample)(FN(lanes) *s, int64_t l, int status)
     p->n_fev[b] = s->fev[l];
     p->n_jev[b] = s->jev[l];
     p->n_lu[b] = s->factored[l];
+    p->n_switches[b] = s->switches[l];
     p->n_reached[b] = s->q[l];
     REAL *y = (REAL *)p->y_out;
     for (int64_t i = (s->out0[l] + s->q[l]) * D; i < (s->out0[l] + s->n_out[l]) * D; i++)
@@ -343,10 +347,15 @@ static int FN(load_lane)(FN(lanes) *s, int64_t l)
         T->t[l] = s->times[l][0];
         s->count[l] = s->accepted[l] = s->rejected[l] = 0;
         s->fev[l] = 1 + (p->control.mode == NC_ADAPTIVE && p->control.first_step <= 0);
-        s->jev[l] = s->factored[l] = 0;
+        s->jev[l] = s->factored[l] = s->switches[l] = 0;
         s->fresh[l] = s->trouble[l] = 0;
         s->evaluated[l] = 1;
         FN(method_start)(T, l);
+        if (T->other) {
+            int replay = p->control.mode == NC_REPLAY;
+            FN(auto_give)(T, l, replay && p->grid_stiff[p->grid_off[b]]);
+            T->look[l] = !replay;
+        }
         T->after_stop[l] = (uint8_t)FN(starts_on_stop)(p, b);
         s->stop[l] += T->after_stop[l];
         s->first[l] = 1;

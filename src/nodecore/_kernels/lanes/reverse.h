@@ -5,7 +5,7 @@
  * did not move in an entry have h = 0 and a zero cotangent; those without a sample repeat a lane
  * that moved, so that no NaN meets the products that sum over lanes. */
 typedef struct {
-    FN(tile) tile;
+    FN(tile) tile, stiff_tile; /* the second is the first one's `other` */
     int64_t L, pad;
     int leader, countdown;
     int64_t step; /* of the record */
@@ -23,9 +23,9 @@ typedef struct {
     double *time_sum, *size_sum, *part, *dot, *theta;
     double *sbar; /* [n_sample][L] */
     uint8_t *pending, *bad;
-    RINT *mask, *fresh;
+    RINT *mask, *fresh, *stiff_mask;
     REAL *lambda, *sum, *kappa, *lambda_n, *sbar_stage, *args, *args_out, *carried;
-    REAL *kbar[NC_MAX_STAGES], *ybar[NC_MAX_STAGES];
+    REAL *kbar[NC_MAX_STAGES], *stiff_kbar[NC_MAX_STAGES], *ybar[NC_MAX_STAGES], *stiff_sum;
     double *sample_bar; /* [samples of the chunk][n_sample] */
     nc_sinks sinks, sample_sinks, second_sinks, event_sinks; /* of reverse, sample_reverse, second,
                                                                 events.spread */
@@ -39,6 +39,8 @@ static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
     const nc_problem *p = s->tile.p;
     int64_t L = s->L, n = s->pad, rows = p->dim * L + FN(SLACK);
     size_t used = FN(tile_memory)(&s->tile, base, 1);
+    used = FN(other_memory)(&s->stiff_tile, &s->tile, base, used, 1);
+    s->tile.other = s->tile.method->stiff ? &s->stiff_tile : NULL;
     NC_TAKE(s->cur, n);
     NC_TAKE(s->q, n);
     NC_TAKE(s->donor, n);
@@ -57,6 +59,8 @@ static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
     NC_TAKE(s->bad, n);
     NC_TAKE(s->mask, n);
     NC_TAKE(s->fresh, n);
+    NC_TAKE(s->stiff_mask, n);
+    NC_TAKE(s->stiff_sum, rows);
     NC_TAKE(s->lambda, rows);
     NC_TAKE(s->carried, rows);
     NC_TAKE(s->sum, rows);
@@ -65,9 +69,12 @@ static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
     NC_TAKE(s->sbar_stage, p->n_sample * L + FN(SLACK));
     NC_TAKE(s->args, p->n_args * L + FN(SLACK));
     NC_TAKE(s->args_out, p->n_args * L + FN(SLACK));
-    for (int i = 0; i < s->tile.method->n_stages; i++) {
+    const nc_tableau *m = s->tile.method;
+    for (int i = 0; i < m->n_stages || (m->stiff && i < m->stiff->n_stages); i++) {
         NC_TAKE(s->kbar[i], rows);
         NC_TAKE(s->ybar[i], rows);
+        if (m->stiff)
+            NC_TAKE(s->stiff_kbar[i], rows);
     }
     NC_TAKE(s->sample_bar, chunk_samples * p->n_sample);
     NC_TAKE(s->sinks.panels, p->n_panels);
@@ -102,7 +109,7 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
     memcpy(T->t_new, e + r->off_t_new, (size_t)L * sizeof(double));
     memcpy(T->y, e + r->off_y, (size_t)(L * D) * sizeof(REAL));
     for (int64_t i = 0; i < r->stages; i++)
-        memcpy(T->k[i], e + r->off_stages + i * (L * D) * (int64_t)sizeof(REAL),
+        memcpy(FN(iterating)(T)->k[i], e + r->off_stages + i * (L * D) * (int64_t)sizeof(REAL),
                (size_t)(L * D) * sizeof(REAL));
     for (int64_t l = 0; l < L; l++) {
         int64_t b = sample[l];
@@ -113,6 +120,11 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
         T->active[l] = (uint8_t)moved;
         s->mask[l] = moved ? -1 : 0;
         s->fresh[l] = moved && flags[l] & NC_LANE_FRESH ? -1 : 0;
+        if (T->other) {
+            T->stiff[l] = flags[l] & NC_LANE_STIFF ? -1 : 0;
+            s->stiff_mask[l] = moved && T->stiff[l] ? -1 : 0;
+            s->fresh[l] &= s->stiff_mask[l];
+        }
         T->at_stop[l] = moved && flags[l] & NC_LANE_AT_STOP;
         T->after_stop[l] = moved && flags[l] & NC_LANE_AFTER_STOP;
         if (moved && leader < 0)
@@ -166,28 +178,31 @@ static void FN(open_stages)(FN(back) *s)
         FN(method_trace)(T, T->method->n_stages);
     for (int i = 0; i < T->method->n_stages; i++)
         memset(s->kbar[i], 0, bytes);
+    for (int i = 0; T->other && i < T->other->method->n_stages; i++)
+        memset(s->stiff_kbar[i], 0, bytes);
     memset(s->lambda_n, 0, bytes);
 }
 
 /* Gives component i of a cotangent of the dense output, with weights w, to the stages. */
 static void FN(to_stages)(FN(back) *s, int64_t l, int64_t i, const double *w, REAL d)
 {
-    FN(tile) *T = &s->tile;
+    FN(tile) *by = FN(maker)(&s->tile, l);
+    REAL *const *kbar = by == &s->tile ? s->kbar : s->stiff_kbar;
     int64_t at = i * s->L + l;
-    double size = T->method->family == NC_ROSENBROCK ? 1 : T->h[l];
+    double size = by->method->family == NC_ROSENBROCK ? 1 : by->h[l];
     s->lambda_n[at] += d;
-    for (int j = 0; j < T->method->n_stages; j++)
-        s->kbar[j][at] += (REAL)(size * w[j]) * d;
+    for (int j = 0; j < by->method->n_stages; j++)
+        kbar[j][at] += (REAL)(size * w[j]) * d;
 }
 
 /* Component i of the slope of the dense output, with derivatives dw of the weights. */
-static double FN(dense_slope)(const FN(back) *s, int64_t l, int64_t i, const double *dw)
+static double FN(dense_slope)(FN(back) *s, int64_t l, int64_t i, const double *dw)
 {
-    const FN(tile) *T = &s->tile;
+    const FN(tile) *by = FN(maker)(&s->tile, l);
     double v = 0;
-    for (int j = 0; j < T->method->n_stages; j++)
-        v += dw[j] * (double)T->k[j][i * s->L + l];
-    return T->method->family == NC_ROSENBROCK ? v / T->h[l] : v;
+    for (int j = 0; j < by->method->n_stages; j++)
+        v += dw[j] * (double)by->k[j][i * s->L + l];
+    return by->method->family == NC_ROSENBROCK ? v / by->h[l] : v;
 }
 
 /* Gives the cotangents of this step's outputs to lambda (outputs at its end), or to kbar and
@@ -198,7 +213,6 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
 {
     FN(tile) *T = &s->tile;
     const nc_problem *p = T->p;
-    const nc_tableau *m = T->method;
     int64_t D = p->dim, L = s->L;
     const REAL *dy = g->dy;
     for (;;) {
@@ -215,8 +229,8 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
                     s->lambda[i * L + l] += dy[row * D + i];
                 int node = g->grid_rule == NC_HOLD_FRACTIONS ||
                            (g->grid_rule == NC_HOLD_STOPS && row + 1 == p->out_off[b + 1]);
-                if (!s->want_t || (node && !(flags[l] & NC_LANE_CUT))) { /* the time of a grid node: it moves the grid, not the output */
-                    s->q[l]--;
+                if (!s->want_t || (node && !(flags[l] & NC_LANE_CUT))) {
+                    s->q[l]--; /* the time of a grid's node moves the grid, not the output */
                     l--;
                     continue;
                 }
@@ -224,7 +238,7 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
                 s->theta[l] = 1;
             } else {
                 s->pending[l] = 1;
-                s->theta[l] = (t - T->t[l]) / T->h[l];
+                s->theta[l] = (t - T->t[l]) / FN(maker)(T, l)->h[l];
             }
             due = 1;
         }
@@ -237,7 +251,7 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
             double w[NC_MAX_STAGES], dw[NC_MAX_STAGES];
             if (!s->pending[l])
                 continue;
-            FN(dense_weights)(m, s->theta[l], w, dw);
+            FN(dense_weights)(FN(maker)(T, l)->method, s->theta[l], w, dw);
             int64_t b = s->cur[l], row = p->out_off[b] + s->q[l] - 1;
             double slope = 0; /* dy . sum b_i'(theta) k_i */
             for (int64_t i = 0; i < D && s->want_t; i++)
@@ -254,10 +268,10 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
     }
 }
 
-/* The lane's steps have been walked back to the lower end of an interval of the grid, at time lo: returns
- * what they give to it, having given the upper end its part. With T_n and H_n the cotangents of a step's
- * start and size, sizes held give T_n; fractions held, (hi - t_n) / (hi - lo) T_n - h / (hi - lo) H_n, and the
- * rest of T_n to the upper end. */
+/* The lane's steps have been walked back to the lower end of an interval of the grid, at time lo:
+ * returns what they give to it, having given the upper end its part. With T_n and H_n the cotangents
+ * of a step's start and size, sizes held give T_n; fractions held, (hi - t_n) / (hi - lo) T_n -
+ * h / (hi - lo) H_n, and the rest of T_n to the upper end. */
 static double FN(close_interval)(FN(back) *s, const nc_backward *g, int64_t l, double lo)
 {
     double bar = s->held[l] ? s->moved[l] : s->stretched[l] / (s->hi[l] - lo);
@@ -322,6 +336,17 @@ static void FN(step_trace)(FN(back) *s, const nc_backward *g, const nc_record *r
         (REAL *)(before + (r->trace_stages - 1) * r->trace_stage_bytes + r->trace_off_res);
 }
 
+/* Gives the stiff lanes' steps to the stiff partner; their number. */
+static int FN(split_lanes)(FN(back) *s)
+{
+    FN(tile) *T = &s->tile;
+    int stiff = FN(auto_share)(T);
+    for (int64_t l = 0; l < s->L; l++)
+        if (T->stiff[l])
+            T->h[l] = 0;
+    return stiff;
+}
+
 /* One entry backwards. Returns the first lane whose cotangent is not finite, or -1. */
 static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record *r, const char *e,
                              int64_t first_sample)
@@ -334,6 +359,7 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
     const uint8_t *flags = (const uint8_t *)(e + r->off_flags);
     if (!FN(enter)(s, r, e))
         return -1;
+    int stiff = T->other ? FN(split_lanes)(s) : 0;
     for (int64_t l = 0; l < L; l++) {
         s->size_sum[l] = s->time_sum[l] = 0;
         if (s->want_t && T->active[l] && !(flags[l] & NC_LANE_CUT))
@@ -368,6 +394,14 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
         .second_sinks = &s->second_sinks,
     };
     FN(method_reverse)(T, n, &c);
+    if (stiff) {
+        FN(cotangents) own = c;
+        own.kbar = dense ? s->stiff_kbar : NULL;
+        own.sum = s->stiff_sum;
+        own.moved = s->stiff_mask;
+        FN(method_reverse)(T->other, n, &own);
+        FN(select_lanes)(s->sum, s->stiff_sum, s->stiff_mask, D, L);
+    }
     for (int64_t j = 0; j < D * L; j++) {
         REAL v = s->lambda[j] + s->sum[j];
         if (dense)
@@ -385,7 +419,7 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
         s->moved[l] += s->time_sum[l];
         if (!s->held[l])
             s->stretched[l] +=
-                (s->hi[l] - T->t[l]) * s->time_sum[l] - T->h[l] * s->size_sum[l];
+                (s->hi[l] - T->t[l]) * s->time_sum[l] - FN(maker)(T, l)->h[l] * s->size_sum[l];
         s->q[l] = q[l];
         if (flags[l] & NC_LANE_FIRST) {
             int64_t b = s->cur[l];

@@ -53,12 +53,46 @@ static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
     for (int i = 0; i < (backward ? 13 : 8); i++)
         if (programs[i]->rf_rows > registers)
             registers = programs[i]->rf_rows;
-    if (m->family != NC_EXPLICIT && FN(column_lanes)(D) > width)
+    if ((m->family != NC_EXPLICIT || m->stiff) && FN(column_lanes)(D) > width)
         width = FN(column_lanes)(D);
     NC_TAKE(s->base[NC_SP_RF], registers * width + FN(SLACK));
     NC_TAKE(s->base[NC_SP_S], (int64_t)p->n_sample * L + FN(SLACK));
     NC_TAKE(s->base[NC_SP_CURVE], (int64_t)p->curve.rows * L + FN(SLACK));
     NC_TAKE(s->piece, lanes);
     s->base[NC_SP_U] = (REAL *)p->uniform;
+    if (m->stiff) {
+        NC_TAKE(s->stiff, lanes);
+        NC_TAKE(s->look, lanes);
+        NC_TAKE(s->switched, lanes);
+        NC_TAKE(s->hits, lanes);
+        NC_TAKE(s->rho, lanes);
+    }
     return FN(newton_memory)(s, base, used, backward);
+}
+
+/* What the tile of the stiff partner has of its own; the rest is that of `s`. */
+static size_t FN(other_memory)(FN(tile) *o, const FN(tile) *s, char *base, size_t used, int backward)
+{
+    const nc_problem *p = s->p;
+    const nc_tableau *m = s->method->stiff;
+    if (!m)
+        return used;
+    *o = *s;
+    o->other = NULL;
+    o->method = m;
+    int64_t L = s->L, rows = p->dim * L + FN(SLACK), lanes = L + 16;
+    NC_TAKE(o->y1, rows);
+    NC_TAKE(o->h, lanes);
+    NC_TAKE(o->active, lanes);
+    for (int i = 0; i < m->n_stages; i++) {
+        NC_TAKE(o->k[i], rows);
+        if (backward || i == 0)
+            NC_TAKE(o->own_res[i], (int64_t)p->res_rows * L + FN(SLACK));
+        if (backward) {
+            NC_TAKE(o->own_y[i], rows);
+            NC_TAKE(o->trace_time[i], lanes + FN(SLACK));
+            NC_TAKE(o->trace_t[i], lanes);
+        }
+    }
+    return FN(newton_memory)(o, base, used, backward);
 }

@@ -4,17 +4,48 @@
 static void FN(method_reset)(FN(tile) *s)
 {
     FN(newton_reset)(s);
+    if (!s->other)
+        return;
+    FN(newton_reset)(s->other);
+    for (int64_t l = 0; l < s->L; l++) {
+        s->stiff[l] = 0;
+        s->look[l] = s->switched[l] = 0;
+        s->hits[l] = s->rho[l] = 0;
+        s->other->active[l] = 0;
+        s->other->h[l] = 0;
+    }
+    for (int i = 0; i < s->other->method->n_stages; i++)
+        memset(s->other->k[i], 0, (size_t)(s->p->dim * s->L) * sizeof(REAL));
+    memset(s->other->y1, 0, (size_t)(s->p->dim * s->L) * sizeof(REAL));
 }
 
 static void FN(method_start)(FN(tile) *s, int64_t l)
 {
     FN(newton_start)(s, l);
+    if (s->other)
+        FN(newton_start)(s->other, l);
+}
+
+/* The tile that makes the lane's step. */
+static FN(tile) *FN(maker)(FN(tile) *s, int64_t l)
+{
+    return s->other && s->stiff[l] ? s->other : s;
+}
+
+/* The tile whose stages are found by iteration, or NULL. */
+static FN(tile) *FN(iterating)(FN(tile) *s)
+{
+    return s->other ? s->other : FN(iterates)(s->method) ? s : NULL;
 }
 
 /* y1 and the stages that it needs. k[0] must be there. Afterwards n.failed says where it went wrong; part
  * is [8][L]. */
 static void FN(method_step)(FN(tile) *s, double *part)
 {
+    if (s->other) {
+        FN(auto_step)(s, part);
+        return;
+    }
     switch (s->method->family) {
     case NC_EXPLICIT:
         FN(rk_step)(s);
@@ -41,8 +72,33 @@ static int FN(error_reads_finish)(const nc_tableau *m)
     return FN(method_finishes)(m) && FN(rk_error_reads_finish)(m);
 }
 
-/* The error norm of each lane. part is [8][L], tmp [L]. */
-static void FN(method_error)(FN(tile) *s, double *part, double *tmp, double *err)
+/* The next step's first derivative. */
+static void FN(method_finish)(FN(tile) *s)
+{
+    if (FN(any_explicit)(s))
+        FN(rk_finish)(s);
+}
+
+/* The lanes that moved have the next step's first derivative in its place; all: every lane moved. */
+static void FN(method_advance)(FN(tile) *s, const RINT *moved, int all)
+{
+    int last = s->method->n_step - 1;
+    if (all) {
+        REAL *swap = s->k[0];
+        s->k[0] = s->k[last];
+        s->k[last] = swap;
+    } else {
+        FN(select_lanes)(s->k[0], s->k[last], moved, s->p->dim, s->L);
+    }
+    if (!s->other)
+        return;
+    FN(tile) *o = s->other;
+    for (int64_t l = 0; l < s->L; l++)
+        o->n.ask[l] = moved[l] & s->stiff[l];
+    FN(select_lanes)(o->k[0], o->k[o->method->n_step - 1], o->n.ask, s->p->dim, s->L);
+}
+
+static void FN(own_error)(FN(tile) *s, double *part, double *tmp, double *err)
 {
     const nc_tableau *m = s->method;
     FN(combine)(s, s->stage, NULL, m->b_err, m->n_step);
@@ -51,42 +107,77 @@ static void FN(method_error)(FN(tile) *s, double *part, double *tmp, double *err
     FN(error_norm)(s, part, tmp, err);
 }
 
-/* Did the method itself fail in this lane? */
-static int FN(method_failed)(const FN(tile) *s, int64_t l)
+/* The error norm of each lane. part is [8][L], tmp [L]. */
+static void FN(method_error)(FN(tile) *s, double *part, double *tmp, double *err)
 {
-    return s->method->family != NC_EXPLICIT && s->n.failed[l];
+    FN(tile) *o = s->other;
+    if (FN(any_explicit)(s)) {
+        FN(own_error)(s, part, tmp, err);
+        if (o)
+            FN(auto_measure)(s, part);
+    }
+    if (!o)
+        return;
+    double *theirs = o->n.size;
+    FN(own_error)(o, part, tmp, theirs);
+    for (int64_t l = 0; l < s->L; l++)
+        if (s->stiff[l])
+            err[l] = theirs[l];
+}
+
+/* Did the method itself fail in this lane? */
+static int FN(method_failed)(FN(tile) *s, int64_t l)
+{
+    const FN(tile) *by = FN(maker)(s, l);
+    return by->method->family != NC_EXPLICIT && by->n.failed[l];
 }
 
 /* A lane's step is over. */
 static void FN(method_remember)(FN(tile) *s, int64_t l, int accepted)
 {
-    if (!FN(iterates)(s->method))
+    FN(tile) *by = FN(maker)(s, l);
+    if (!FN(iterates)(by->method))
         return;
-    if (accepted && s->method->family == NC_RADAU)
-        FN(radau_remember)(s, l);
-    FN(newton_remember)(&s->n, l, accepted);
+    if (accepted && by->method->family == NC_RADAU)
+        FN(radau_remember)(by, l);
+    FN(newton_remember)(&by->n, l, accepted);
 }
 
 /* The memory again, once what a checkpoint holds of it is back in its place. */
 static void FN(method_restore)(FN(tile) *s)
 {
-    if (!FN(iterates)(s->method))
+    FN(tile) *by = FN(iterating)(s);
+    if (!by)
         return;
-    FN(newton_restore)(s);
-    if (s->method->family == NC_DIRK)
-        FN(newton_factor)(s, s->n.ask);
+    if (s->other)
+        FN(auto_share)(s);
+    FN(newton_restore)(by);
+    if (by->method->family == NC_DIRK)
+        FN(newton_factor)(by, by->n.ask);
     else
-        FN(radau_factor)(s, s->n.ask);
+        FN(radau_factor)(by, by->n.ask);
 }
 
 /* Evaluations per lane of the last step: of the field, of the Jacobian, factorisations. */
-static int64_t FN(method_work)(const FN(tile) *s, int64_t l, int64_t *jev, int64_t *factored)
+static int64_t FN(method_work)(FN(tile) *s, int64_t l, int64_t *jev, int64_t *factored)
 {
+    s = FN(maker)(s, l);
     if (s->method->family == NC_EXPLICIT)
         return s->method->n_step - 2;
     *jev += s->n.jev[l];
     *factored += s->n.factored[l];
     return s->n.fev[l];
+}
+
+/* out = y(t + theta h), lane by lane; theta 0 where a lane wants nothing. */
+static void FN(method_dense)(FN(tile) *s, const double *theta, REAL *out)
+{
+    if (FN(any_explicit)(s))
+        FN(dense)(s, theta, out);
+    if (!s->other)
+        return;
+    FN(dense)(s->other, theta, s->other->n.rest);
+    FN(select_lanes)(out, s->other->n.rest, s->stiff, s->p->dim, s->L);
 }
 
 /* ---- Reverse -------------------------------------------------------------------------------- */

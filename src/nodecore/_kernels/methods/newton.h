@@ -64,6 +64,7 @@ static size_t FN(newton_memory)(FN(tile) *s, char *base, size_t used, int backwa
     NC_TAKE(n->size_before, lanes);
     NC_TAKE(n->rate, lanes);
     NC_TAKE(n->sums, lanes);
+    NC_TAKE(n->power, 3 * D);
     NC_TAKE(n->age, lanes);
     NC_TAKE(n->iterations, lanes);
     NC_TAKE(n->since, lanes);
@@ -333,7 +334,7 @@ static int FN(newton_verdict)(FN(newton) *n, int64_t l, int it, double kappa)
     if (it == 0) {
         if (n->eta[l] < 0)
             return 0;
-        double root = sqrt(fmax(n->eta[l], DBL_EPSILON));
+        double root = sqrt(fmax(n->eta[l], 1e-3)); /* no stage is sure to converge as fast */
         eta = root * sqrt(root); /* ^ 0.75 */
         return eta * size < kappa;
     }

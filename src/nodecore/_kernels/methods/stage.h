@@ -28,6 +28,7 @@ typedef struct {
     double *jac_t, *jac_time, *lu_hg, *eta, *last_h, *age;
     REAL *jac_y, *hg, *ones;
     double *size, *size_before, *rate, *sums;
+    double *power; /* [3][D], see auto.h */
     int64_t *iterations, *fev, *jev, *factored;
     int64_t *since; /* corrections since the matrix was taken at the iterate; -1: it was not */
     uint8_t *want_jac, *failed, *singular, *stale;
@@ -36,9 +37,13 @@ typedef struct {
 } FN(newton);
 
 /* The tile of a step. The arrays are [rows][L]; h is 0 in lanes that are not to move. */
-typedef struct {
+typedef struct FN(tile_) {
     const nc_problem *p;
     const nc_tableau *method;
+    struct FN(tile_) *other; /* the tile of the method's stiff partner, or NULL; see auto.h */
+    RINT *stiff;             /* lanes that are the partner's */
+    uint8_t *look, *switched; /* lanes that are yet to be looked at; that went to the partner */
+    double *hits, *rho;      /* for the choice: successive steps that speak for the other method */
     int64_t L;
     REAL *y, *y1, *stage;    /* state, new state, a stage's argument */
     REAL *k[NC_MAX_STAGES];  /* stage derivatives */
