@@ -51,6 +51,15 @@ class PartOf:
     matrix: Node | None = None
 
 
+@dataclass(frozen=True)
+class Matrix:
+    """The matrix A of a linear term."""
+
+    kind: str  # "dense", "diagonal"
+    at: int  # in the uniform space
+    acc: int  # in the accumulator; -1: it is constant
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """The programs of one term of a sum. Constants, params, samples and accumulator are shared."""
@@ -62,9 +71,7 @@ class Part:
     reverse: Program | None = None
     second: Program | None = None
     tangent: "Tangent | None" = None
-    matrix: str = ""  # "dense", "diagonal"
-    matrix_at: int = 0  # in the uniform space
-    matrix_acc: int = -1  # in the accumulator; -1: the matrix is constant
+    matrix: "Matrix | None" = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +80,21 @@ class Tangent:
 
     tangent: Program
     time: Program
+
+
+@dataclass(frozen=True, eq=False)
+class EventPrograms:
+    """The programs of the events; ``reset_at``: the block of D rows of each event's reset, or -1.
+
+    The cotangents of the adjoint's two have the rows of ``value``, then those of ``reset``.
+    """
+
+    reset_at: tuple[int, ...]
+    value: Program
+    slope: Program
+    reset: Program
+    pull: Program | None
+    spread: Program | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +117,7 @@ class Lowered:
     time_dependent: bool
     adjoint: Adjoint | None
     tangent: Tangent | None
+    events: EventPrograms | None = None
     parts: tuple[Part, ...] = ()
     matrices: Program | None = None  # uniform values that the kernels read themselves
 
@@ -153,8 +176,10 @@ def lower(
     linearise: str = "",
     curve: Node | None = None,
     parts: Sequence[PartOf] = (),
+    events: Sequence[Node] = (),
+    resets: Sequence[Node | None] = (),
 ) -> Lowered:
-    """The programs of ``out = f(t, y, params, args)``.
+    """The programs of ``out = f(t, y, params, args)``, and of its events.
 
     ``linearise``: "first" for methods that need the Jacobian, "second" for those whose adjoint
     needs its derivatives too. ``curve`` is an input whose value at the time of a stage the kernels
@@ -166,23 +191,26 @@ def lower(
     if not parts:
         stages = [_Stage(g, out, t, y, linearise)]
     matrices = [p.matrix for p in parts if p.matrix is not None]
-    step_outs = [out, *(v for s in stages for v in s.forward())]
+    happen = _Events(g, t, y, events, resets)
+    step_outs = [out, *happen.values, *(v for s in stages for v in s.forward())]
     step_nodes = reachable(step_outs, stop=lambda v: v.rate < STEP)
     sample_out = _frontier(step_nodes, SAMPLE, SAMPLE)
-    slow = [v for v in (out, *(s.out for s in stages)) if v.rate == SAMPLE]
-    sample_out = list(dict.fromkeys([*sample_out, *slow]))
+    results = [out, *(s.out for s in stages), *happen.values]
+    sample_out = list(dict.fromkeys([*sample_out, *(v for v in results if v.rate == SAMPLE)]))
     sample_nodes = reachable(sample_out, stop=lambda v: v.rate < SAMPLE)
     s_at, n_sample = _stack(sample_out, Space.S)
     args_at, n_args = _stack(args, Space.ARGS)
 
     uniform = _Uniform(params)
     u_nodes = _frontier([*step_nodes, *sample_nodes], CONST, PARAMS)
-    uniform.add(v for v in (out, *(s.out for s in stages)) if v.rate <= PARAMS)
+    uniform.add(v for v in results if v.rate <= PARAMS)
     uniform.add(u_nodes)
     forward_pending = list(uniform.pending)
     uniform.add_for([*forward_pending, *matrices])
 
-    more = _Derivatives(g, stages, t, y, params, args, sample_out, matrices, adjoint=adjoint)
+    more = _Derivatives(
+        g, stages, t, y, params, args, sample_out, matrices, happen, adjoint=adjoint
+    )
     uniform.add(_frontier(more.nodes, CONST, PARAMS))
     uniform.add(v for v in more.operands if v.rate <= PARAMS)
     more_pending = [v for v in uniform.pending if v not in forward_pending]
@@ -205,7 +233,7 @@ def lower(
     for v in more_pending:
         u_at[v] = Operand(Space.U, rows, Kind.UNI)
         rows += v.n
-    matrix_at = {}
+    matrix_at: dict[Node, Operand] = {}
     for v in matrices:
         matrix_at[v] = Operand(Space.U, rows)
         rows += v.n
@@ -221,18 +249,13 @@ def lower(
     if not parts and (adjoint or linearise):
         keep = emit("field_keep", [*res_at.items(), *result], field_given)
     made = []
-    for p in parts:
-        place = {}
-        if p.matrix is not None:
-            place = {
-                "matrix": "dense" if p.matrix.n == y.n**2 and y.n > 1 else "diagonal",
-                "matrix_at": matrix_at[p.matrix].off,
-                "matrix_acc": more.acc_at[p.matrix].off if p.matrix in more.acc_at else -1,
-            }
-        if p.out is None:
-            made.append(Part(**place))
-            continue
-        made.append(more.part(stages[evaluated.index(p)], field_given, s_at))
+    for part in parts:
+        if part.out is not None:
+            made.append(more.part(stages[evaluated.index(part)], field_given, s_at))
+        elif part.matrix is not None:
+            kind = "dense" if part.matrix.n == y.n**2 and y.n > 1 else "diagonal"
+            acc = more.acc_at[part.matrix].off if part.matrix in more.acc_at else -1
+            made.append(Part(matrix=Matrix(kind, matrix_at[part.matrix].off, acc)))
     return Lowered(
         dim=y.n,
         n_args=n_args,
@@ -254,6 +277,9 @@ def lower(
         if adjoint
         else None,
         tangent=None if parts else stages[0].tangent({**field_given, **res_at}),
+        events=happen.programs(field_given, more.event_programs(field_given, s_at))
+        if events
+        else None,
         parts=tuple(made),
         matrices=emit("matrices", list(matrix_at.items()), _lane(u_at), uniform_lanes=True)
         if parts
@@ -283,13 +309,19 @@ def _prologue(name: str, nodes: Sequence[Node], at: Mapping[Node, Operand]) -> P
 
 
 class _Pull:
-    """The pullback of one value of a stage: cotangents of Y, T and S, and sinks of uniform ones."""
+    """The pullback of values of a stage: cotangents of Y, T and S, and sinks of uniform ones."""
 
     def __init__(
-        self, g: Graph, out: Node, ct: Node, y: Node, t: Node, sample_out: Sequence[Node]
+        self,
+        g: Graph,
+        outs: Sequence[Node],
+        cts: Sequence[Node],
+        y: Node,
+        t: Node,
+        sample_out: Sequence[Node],
     ) -> None:
         sinks: list[Sink] = []
-        ybar, tbar = vjp(g, [out], [ct], [y, t], sinks, SAMPLE)
+        ybar, tbar = vjp(g, outs, cts, [y, t], sinks, SAMPLE)
         self.in_time = tbar is not None
         self.ybar = g.zeros(y.n) if ybar is None else ybar
         self.tbar = g.zeros(1) if tbar is None else tbar
@@ -305,10 +337,50 @@ class _Pull:
         """Everything that the program computes."""
         return [self.ybar, self.tbar, *self.sbar.values(), *_operands(self.sinks)]
 
+    def to_stage(self) -> list[tuple[Node, Operand]]:
+        """Where the cotangents of Y and T go."""
+        return [(self.ybar, Operand(Space.YBAR, 0)), (self.tbar, Operand(Space.TBAR, 0))]
+
+    def to_sample(self, s_at: Mapping[Node, Operand]) -> list[tuple[Node, Operand]]:
+        """Where that of S goes."""
+        return [(bar, Operand(Space.SBAR, s_at[v].off)) for v, bar in self.sbar.items()]
+
     def outs(self, s_at: Mapping[Node, Operand]) -> list[tuple[Node, Operand]]:
         """Where its results go."""
-        outs = [(self.ybar, Operand(Space.YBAR, 0)), (self.tbar, Operand(Space.TBAR, 0))]
-        return outs + [(bar, Operand(Space.SBAR, s_at[v].off)) for v, bar in self.sbar.items()]
+        return [*self.to_stage(), *self.to_sample(s_at)]
+
+
+class _Events:
+    """Events, their slopes along a slope of the state, and the states behind those that reset."""
+
+    def __init__(
+        self,
+        g: Graph,
+        t: Node,
+        y: Node,
+        events: Sequence[Node],
+        resets: Sequence[Node | None],
+    ) -> None:
+        self.events = list(events)
+        self.behind = [r for r in resets if r is not None]
+        blocks = iter(range(len(self.behind)))
+        self.reset_at = tuple([-1 if r is None else next(blocks) for r in resets])
+        self.v = g.input("tangent", 0, y.n, STEP)
+        slopes = jvp(g, events, [y, t], [self.v, g.const(np.ones(1))])
+        self.slopes = [g.zeros(1) if s is None else s for s in slopes]
+        self.values = [*self.events, *self.slopes, *self.behind]
+
+    def programs(
+        self, given: dict[Node, Operand], adjoint: tuple[Program | None, Program | None]
+    ) -> EventPrograms:
+        """``given``: what they read, but for the slope of the state."""
+        return EventPrograms(
+            self.reset_at,
+            emit("event", _results(self.events), given),
+            emit("event_slope", _results(self.slopes), {**given, self.v: Operand(Space.V, 0)}),
+            emit("reset", _results(self.behind), given),
+            *adjoint,
+        )
 
 
 class _Linear:
@@ -355,12 +427,12 @@ class _Stage:
 
     def differentiate(self, sample_out: Sequence[Node]) -> None:
         """The graphs of the pullbacks."""
-        self.first = _Pull(self.g, self.out, self.ct, self.y, self.t, sample_out)
+        self.first = _Pull(self.g, [self.out], [self.ct], self.y, self.t, sample_out)
         self.time_dependent |= self.first.in_time
         self.wanted += self.first.wanted()
         if self.linear is not None and self.linear.along is not None:
             along = self.linear.along
-            self.second = _Pull(self.g, along, self.ct, self.y, self.t, sample_out)
+            self.second = _Pull(self.g, [along], [self.ct], self.y, self.t, sample_out)
             self.wanted += self.second.wanted()
 
     def sinks(self) -> list[Sink]:
@@ -405,17 +477,21 @@ class _Derivatives:
         args: Sequence[Node],
         sample_out: Sequence[Node],
         matrices: Sequence[Node],
+        happen: _Events,
         *,
         adjoint: bool,
     ) -> None:
-        self.g, self.stages, self.matrices = g, stages, matrices
+        self.g, self.stages, self.matrices, self.has_adjoint = g, stages, matrices, adjoint
         self.params_bar: list[Node] = []
         self.acc_at: dict[Node, Operand] = {}
         slow: list[Node] = []
         if adjoint:
             for s in stages:
                 s.differentiate(sample_out)
-            slow = self._slow(params, args, sample_out)
+            whats = [*happen.events, *happen.behind]
+            self.event_cts = [g.input("ct", 1 + i, v.n, STEP) for i, v in enumerate(whats)]
+            self.event = _Pull(g, whats, self.event_cts, y, t, sample_out)
+            slow = [*self.event.wanted(), *self._slow(params, args, sample_out)]
         self.operands = [*(v for s in stages for v in s.wanted), *slow]
         self.nodes = reachable(self.operands, stop=lambda v: v.rate <= PARAMS)
         for s in stages:
@@ -435,7 +511,8 @@ class _Derivatives:
         self.sample_sinks = [s for s in sample_sinks if s.target.rate == PARAMS]
 
         # the params part: from the accumulator to the params
-        sinks = [s for stage in self.stages for s in stage.sinks()] + self.sample_sinks
+        sinks = [s for stage in self.stages for s in stage.sinks()]
+        sinks += [*self.event.sinks, *self.sample_sinks]
         learned = [v for v in self.matrices if v.rate == PARAMS]
         self.targets = list(dict.fromkeys([*(s.target for s in sinks), *learned]))
         self.acc_at, self.acc_size = _stack(self.targets, Space.CT)
@@ -504,6 +581,17 @@ class _Derivatives:
             "params_reverse", _results(self.params_bar), given, uniform_lanes=True
         )
         return Adjoint(reverse, sample_reverse, params_reverse, second, self.acc_size)
+
+    def event_programs(
+        self, given: dict[Node, Operand], s_at: dict[Node, Operand]
+    ) -> tuple[Program | None, Program | None]:
+        """The two halves of the events' pullback; ``given``: what they read, but for cotangents."""
+        if not self.has_adjoint:
+            return None, None
+        given = {**given, **_stack(self.event_cts, Space.CT)[0]}
+        pull = emit("event_pull", self.event.to_stage(), given)
+        sinks = self._at(self.event.sinks)
+        return pull, emit("event_spread", self.event.to_sample(s_at), given, sinks)
 
     def _at(self, sinks: Sequence[Sink]) -> list[SinkAt]:
         return [SinkAt(s, self.acc_at[s.target].off) for s in sinks]

@@ -264,8 +264,8 @@ class Tableau(DenseOutput):
         return f"<Tableau {self.name}: order {self.order}{pair}, {self.n_stages} stages>"
 
     def kernel_form(self) -> dict[str, Any]:
-        """What the kernels read (``nc_tableau``); of an additive method the derivatives of both parts
-        stand one behind the other, and so do their weights."""
+        """What the kernels read (``nc_tableau``). Of an additive method, the derivatives of both
+        parts stand one behind the other, and so do their weights."""
         if self.A_explicit is not None:
             assert self.b_err is not None and self.predictor is not None
             rows = np.hstack([self.A, self.A_explicit])
@@ -275,7 +275,16 @@ class Tableau(DenseOutput):
                 "P": np.vstack([self.P, self.P]), "b_err": np.tile(self.b_err, 2), "b_err2": None,
                 "predictor": np.pad(self.predictor, (0, self.n_stages)),
             }  # fmt: skip
-        return {
+        more = {}
+        if self.family == "explicit" and self.adaptive:
+            from .order import real_limit
+
+            at_end = np.flatnonzero(self.c[1 : self.step_stage] == 1.0)
+            more = {
+                "twin": int(at_end[-1]) + 1 if at_end.size else 0,
+                "real_limit": float(real_limit(self)),
+            }
+        return more | {
             "n_step": self.n_step_stages, "gamma": self.gamma, "filter_error": self.filter_error,
             "A": self.A, "b": self.b, "c": self.c, "P": self.P, "b_err": self.b_err,
             "b_err2": self.b_err2, "predictor": self.predictor,
@@ -540,8 +549,6 @@ class Auto:
     explicit, stiff : Tableau
         Of the families "explicit" and "dirk", with one order of the error estimate, so that one
         controller serves both.
-    real_limit : float
-        The explicit method is stable for h lambda in [-real_limit, 0].
 
     Raises
     ------
@@ -552,7 +559,6 @@ class Auto:
     name: str
     explicit: Tableau
     stiff: Tableau
-    real_limit: float
     citation: str
     aliases: tuple[str, ...] = ()
     family: str = "auto"
