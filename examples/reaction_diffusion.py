@@ -4,20 +4,20 @@ A substance diffuses along a line of 128 points and reacts with itself,
 
     u_t = D u_xx + r(u),    no flux at the ends,
 
-with r unknown: a small network learns it, and D with it, from noisy snapshots of 8 experiments. Diffusion
-is linear and stiff, the reaction neither, and a solver may use that or not:
+with r unknown: a small network learns it, and D with it, from noisy snapshots of 8 experiments.
+Diffusion is linear and stiff, the reaction neither, and a solver may use that or not:
 
-- splitting: half a step of exact diffusion, exp(h/2 A), a step of the reaction by ssprk3, the other half
-  (Strang's scheme; the exponential is computed once). The fit goes through it too, so the gradient in D
-  is one through the exponential of a matrix;
+- splitting: half a step of exact diffusion, exp(h/2 A), a step of the reaction by ssprk3, the
+  other half (Strang's scheme; the exponential is computed once). The fit goes through it too, so
+  the gradient in D is one through the exponential of a matrix;
 - implicit-explicit: kencarp4, the diffusion implicit, the reaction explicit, adaptive steps;
 - fully implicit: kvaerno5 on the sum, whose Jacobian has both;
 
-and, for comparison, explicit: tsit5, whose steps the diffusion limits. All experiments are solved at once,
-each with its own steps where they are adaptive.
+and, for comparison, explicit: tsit5, whose steps the diffusion limits. All experiments are solved at
+once, each with its own steps where they are adaptive.
 
-Prints what was learned and the errors and times of each, and saves reaction_diffusion.png beside this
-file.
+Prints what was learned and the errors and times of each, and saves reaction_diffusion.png beside
+this file.
 """
 
 import time
@@ -66,7 +66,7 @@ def both(t, u, params):
 
 
 def initial_states(rng):
-    """(EXPERIMENTS, POINTS): three bumps each. Those that are wide and high spread, others die out."""
+    """(EXPERIMENTS, POINTS): three bumps each. Wide and high ones spread, the others die out."""
     shape = (EXPERIMENTS, 3, 1)
     center, width = rng.uniform(0.1, 0.9, shape), rng.uniform(0.02, 0.1, shape)
     height = rng.uniform(0.4, 1.0, shape)

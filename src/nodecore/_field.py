@@ -235,8 +235,8 @@ class Split:
         no part may be one that only goes forward (diffusion).
     methods : sequence of str, method, or (method, int), optional
         For each part the method of its flow: "expm" (exact, for a `linear` part), or any method of
-        ``nodecore.methods.names()`` in one step; with a number, in so many steps. Default: "expm" for
-        linear parts, "rk4" for the others.
+        ``nodecore.methods.names()`` but "auto" in one step; with a number, in so many steps.
+        Default: "expm" for linear parts, "rk4" for the others.
 
     Raises
     ------
@@ -246,11 +246,11 @@ class Split:
 
     Notes
     -----
-    `solve` takes it as its field, with ``method=None`` and fixed steps (``dt`` or ``steps``); "strang"
-    also adapts its steps, its difference to Lie's step being the error estimate. Each part has a
-    clock of its own, which advances with its flow. Steps end on the outputs: there is no interpolant.
-    With ``method="kencarp4"`` the first of two parts is treated implicitly and the second explicitly,
-    and scheme and methods are not used.
+    `solve` takes it as its field, with ``method=None`` and fixed steps (``dt`` or ``steps``);
+    "strang" also adapts its steps, its difference to Lie's step being the error estimate. Each part
+    has a clock of its own, which advances with its flow. Steps end on the outputs: there is no
+    interpolant. With ``method="kencarp4"`` the first of two parts is treated implicitly and the
+    second explicitly, and scheme and methods are not used.
 
     The schemes and their sources: docs/splitting.md, docs/math/splitting.md.
 
@@ -349,6 +349,6 @@ def _part_method(part: Any, entry: Any) -> tuple[Any, int]:
     method = method_of(entry)
     if method.family == "auto":
         raise InputError(
-            f'Split: the flow of a part is made by one method, not by a choice such as "{method.name}"'
+            f"Split: the flow of a part is made by one method, not by a choice as {method.name!r} is"
         )
     return method, int(count)

@@ -20,7 +20,7 @@ from nodecore._inputs import Array, State, Times
 from nodecore.events import Event
 from nodecore.gradient import Given, GridRule, OpaquePull
 from nodecore.ir.trace import Spec
-from nodecore.methods import Method
+from nodecore.methods import Solver
 from nodecore.status import InputError
 
 # enum nc_mode
@@ -36,7 +36,7 @@ class Inputs:
     """Everything a solve was given, read; enough to replay it."""
 
     fun: Any
-    method: Method
+    method: Solver
     given: Given
     params: Any
     control: tuple[Any, ...]
@@ -72,7 +72,7 @@ class Like(NamedTuple):
 class Signature:
     """What follows from shapes, dtypes and options alone: read once, then found."""
 
-    method: Method
+    method: Solver
     like: Like
     offsets: tuple[Array, Array]
     control: tuple[Any, ...]

@@ -227,9 +227,9 @@ ADDITIVE = ("imex",)
 OF_SUMS = ("split", *ADDITIVE)
 
 
-def _method_of_sum(field: Split, method: Any, adjoint: Any, dense: bool) -> methods.Method:
+def _method_of_sum(field: Split, method: Any, adjoint: Any, dense: bool) -> methods.Solver:
     """What solves a Split: its own scheme, or an additive method."""
-    solver: methods.Method = field.solver
+    solver: methods.Solver = field.solver
     if method is not None:
         try:
             solver = methods.get(method, ADDITIVE)
@@ -293,7 +293,7 @@ def _read(
     has_events: bool,
 ) -> tuple[Signature, Given, tuple[Array | None, Array | None]]:
     """Check everything that `solve` was given."""
-    tableau: methods.Method = (
+    tableau: methods.Solver = (
         method
         if isinstance(method, methods.Composition | methods.Tableau)
         else methods.get("tsit5" if method is None else method)
@@ -341,7 +341,7 @@ def _own(given: Given) -> Given:
 
 
 def _control(
-    tableau: methods.Method,
+    tableau: methods.Solver,
     state: State,
     rtol: float,
     atol: Any,

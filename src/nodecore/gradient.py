@@ -219,8 +219,8 @@ def _discrete(
             )
         if given.grid_rule is GridRule.UNKNOWN:
             raise GradientError(
-                "steps of a given size that are cut at the outputs, or at tstops between them, have "
-                "no rule by which they follow the times, so g.t is unknown: use steps=, or "
+                "steps of a given size that are cut at the outputs, or at tstops between them, "
+                "have no rule by which they follow the times, so g.t is unknown: use steps=, or "
                 "adaptive steps without tstops"
             )
         return _t_bar(given, _back(run, given, dy, threads, events, True)[2])

@@ -36,7 +36,7 @@ from nodecore.ir.trace import (
     trace_scalar,
 )
 from nodecore.ir.variational import TRANSFORMS
-from nodecore.methods import Composition, Method
+from nodecore.methods import Composition, Solver
 from nodecore.status import InputError, TraceError
 
 Run = _kernels.Run
@@ -191,7 +191,7 @@ def fields_for(
     y_spec: Spec,
     params_spec: Spec,
     args_spec: Spec,
-    method: Method,
+    method: Solver,
     dtype: Any,
     adjoint: bool,
     example: Callable[[], tuple[Any, ...]],
@@ -236,21 +236,21 @@ _LINEARISE = {
 }
 
 
-def _linearise(method: Method) -> Any:
+def _linearise(method: Solver) -> Any:
     """For a field its need, for a sum those of its parts; "expm" needs the matrix alone."""
     if isinstance(method, Composition):
         return tuple([_LINEARISE.get(m.family, m.family) for m in method.of_parts])
     return ("first", "") if method.family == "imex" else _LINEARISE[method.family]
 
 
-def _bind(lowered: Lowered, method: Method | None, dtype: Any) -> Any:
+def _bind(lowered: Lowered, method: Solver | None, dtype: Any) -> Any:
     key = (lowered, method, np.dtype(dtype).itemsize, isa())
     return _fields.get(key, lambda: Fields(lowered, method, dtype, isa()))
 
 
 class Frozen:
-    """A function (or a sum of them) as it was when it was solved: later changes of what it captured do
-    not reach the solution's replays, tangents and gradients."""
+    """A function (or a sum of them) as it was when it was solved: later changes of what it captured
+    do not reach the solution's replays, tangents and gradients."""
 
     def __init__(self, fun: Callable[..., Any], trace: Trace) -> None:
         self.fun, self.trace, self.verified = fun, trace, False
@@ -457,7 +457,7 @@ def _verify(
             compare(reset, behind, "reset", y_spec.treedef, event_arguments(reset, *given, "reset"))
 
 
-def opaque_fields(fun: Opaque, method: Method, dtype: Any, dim: int, n_args: int) -> Any:
+def opaque_fields(fun: Opaque, method: Solver, dtype: Any, dim: int, n_args: int) -> Any:
     """Fields whose evaluation is a callback."""
     key = ("opaque", method, np.dtype(dtype).itemsize, dim, n_args, isa())
     return _fields.get(key, lambda: Fields(None, method, dtype, isa(), dim, n_args))

@@ -43,8 +43,8 @@ class Adjoint:
 
 @dataclass(frozen=True)
 class PartOf:
-    """One term of a sum of fields: its value, or the matrix A of a linear term that is never evaluated
-    as a field; ``linearise`` as in `lower`."""
+    """One term of a sum of fields: its value, or the matrix A of a linear term that is never
+    evaluated as a field; ``linearise`` as in `lower`."""
 
     out: Node | None
     linearise: str = ""
@@ -70,8 +70,8 @@ class Part:
     time_dependent: bool = False
     reverse: Program | None = None
     second: Program | None = None
-    tangent: "Tangent | None" = None
-    matrix: "Matrix | None" = None
+    tangent: Tangent | None = None
+    matrix: Matrix | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -409,7 +409,7 @@ class _Linear:
 
 
 class _Stage:
-    """What is evaluated and differentiated at each stage: a field, or one term of a sum of fields."""
+    """What is evaluated and differentiated at each stage: a field, or one term of a sum."""
 
     def __init__(self, g: Graph, out: Node, t: Node, y: Node, linearise: str) -> None:
         self.g, self.out, self.t, self.y = g, out, t, y
@@ -562,8 +562,8 @@ class _Derivatives:
         s_at: dict[Node, Operand],
         args_at: dict[Node, Operand],
     ) -> Adjoint:
-        """The programs of the backward pass; ``step_given``: what those of a stage read, or None where
-        the parts have them."""
+        """The programs of the backward pass; ``step_given``: what those of a stage read, or None
+        where the parts have them."""
         reverse, second = None, None
         if step_given is not None:
             reverse, second = self._pulls(self.stages[0], step_given, s_at)

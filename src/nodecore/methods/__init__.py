@@ -16,12 +16,12 @@ from .split import Composition, Exponential
 from .tableau import Auto, Rosenbrock, Tableau
 
 __all__ = [
-    "FAMILIES", "STEPPED", "Auto", "Composition", "Exponential", "Method", "Registered",
-    "Rosenbrock", "Tableau", "get", "names",
+    "FAMILIES", "STEPPED", "Auto", "Composition", "Exponential", "Method", "Rosenbrock", "Solver",
+    "Tableau", "get", "names",
 ]  # fmt: skip
 
-Registered: TypeAlias = Tableau | Rosenbrock | Auto
-Method: TypeAlias = Registered | Composition
+Method: TypeAlias = Tableau | Rosenbrock | Auto
+Solver: TypeAlias = Method | Composition  # what a solve may be made by
 
 # Family -> its module and the table in it; imported when first asked for.
 _TABLES = {
@@ -38,8 +38,8 @@ STEPPED: tuple[str, ...] = ("explicit", "dirk", "radau", "rosenbrock", "auto")
 
 
 @cache
-def _builders(families: tuple[str, ...]) -> Mapping[str, Callable[[], Registered]]:
-    out: dict[str, Callable[[], Registered]] = {}
+def _builders(families: tuple[str, ...]) -> Mapping[str, Callable[[], Method]]:
+    out: dict[str, Callable[[], Method]] = {}
     for family in families:
         module, table = _TABLES[family]
         out |= getattr(import_module(f".{module}", __name__), table)
@@ -63,7 +63,7 @@ def names(families: tuple[str, ...] = STEPPED) -> tuple[str, ...]:
 
 
 @cache
-def _method(name: str) -> Registered:
+def _method(name: str) -> Method:
     # Family by family, so that none is imported in vain.
     return next(b[name] for f in _TABLES if name in (b := _builders((f,))))()
 
@@ -84,7 +84,7 @@ def _index(families: tuple[str, ...]) -> dict[str, str]:
     return index
 
 
-def get(name: str | Registered, families: tuple[str, ...] = STEPPED) -> Registered:
+def get(name: str | Method, families: tuple[str, ...] = STEPPED) -> Method:
     """The method of a name.
 
     Parameters
@@ -120,7 +120,7 @@ def get(name: str | Registered, families: tuple[str, ...] = STEPPED) -> Register
 
 
 @cache
-def _find(name: str, families: tuple[str, ...]) -> Registered:
+def _find(name: str, families: tuple[str, ...]) -> Method:
     if name in _builders(families):
         return _method(name)
     index = _index(families)
@@ -130,8 +130,8 @@ def _find(name: str, families: tuple[str, ...]) -> Registered:
     everywhere = _index(FAMILIES)
     if key in everywhere:
         raise InputError(
-            f"{everywhere[key]} solves the sum of an nc.Split (its first part implicitly, its second "
-            "explicitly), not a field as a whole"
+            f"{everywhere[key]} solves the sum of an nc.Split (its first part implicitly, its "
+            "second explicitly), not a field as a whole"
         )
     import difflib  # only a wrong name needs it
 

@@ -5,8 +5,8 @@ lie         1      -     A(h) B(h)
 strang      2      1     A(h/2) B(h) A(h/2)
 yoshida4    4      -     Strang(w h) Strang((1 - 2 w) h) Strang(w h), w = 1 / (2 - 2^(1/3))
 
-error: the order of the estimate, which is the difference to Lie's step. The flow that is written first
-is taken first. Parts beyond two are nested: A(h/2) B(h/2) C(h) B(h/2) A(h/2).
+error: the order of the estimate, which is the difference to Lie's step. The flow that is written
+first is taken first. Parts beyond two are nested: A(h/2) B(h/2) C(h) B(h/2) A(h/2).
 
 H. F. Trotter, Proc. Amer. Math. Soc. 10 (1959) 545-551; G. Strang, SIAM J. Numer. Anal. 5 (1968)
 506-517; H. Yoshida, Phys. Lett. A 150 (1990) 262-268; docs/math/splitting.md.
