@@ -349,6 +349,6 @@ def _part_method(part: Any, entry: Any) -> tuple[Any, int]:
     method = method_of(entry)
     if method.family == "auto":
         raise InputError(
-            f"Split: the flow of a part is made by one method, not by a choice as {method.name!r} is"
+            f"Split: a part's flow is made by one method, not by a choice as {method.name!r} is"
         )
     return method, int(count)
