@@ -19,9 +19,10 @@ def test_the_example_of_the_readme_runs(capsys):
     assert "100 samples" in capsys.readouterr().out
 
 
-def test_the_page_on_stability_says_what_is_printed():
+@pytest.mark.parametrize("name", ["stability", "stiff"])
+def test_a_page_says_what_is_printed(name):
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-    page = str(ROOT / "docs" / "stability.md")
+    page = str(ROOT / "docs" / f"{name}.md")
     result = doctest.testfile(page, module_relative=False, optionflags=flags)
     assert result.failed == 0 and result.attempted > 5
 
