@@ -76,7 +76,7 @@ def failure(sol: Any) -> SolveError:
     failed = np.flatnonzero((run.status != Status.OK) & (run.status != Status.EVENT))
     b = int(failed[0])
     status = Status(int(run.status[b]))
-    t, h = (float(x) for x in run.floats[:, b])
+    t, h = (float(x) for x in run.floats[:2, b])
     text = f"sample {b}: {status.describe(t, h)}. {_advice(sol, b, status, t, h)}"
     if failed.size > 1:
         text += f" ({failed.size} of {len(run.status)} samples failed)"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nodecore import _adjoint, _inputs, methods, plan, tree
-from nodecore._failure import failure, warn_precision
+from nodecore._failure import failure, warn_precision, warn_stiffness
 from nodecore._inputs import Array, State, Times
 from nodecore._run import (
     ADAPTIVE,
@@ -187,11 +187,22 @@ def solve(
         plan.thread_count(threads),
     )
     made, pull = run(inputs, NO_GRID, deadline, progress, sig)
+    if made.ints[7].max(initial=0) >= WORTH_A_WARNING:
+        from nodecore.methods.order import real_limit
+
+        warn_stiffness(
+            sig.method.name, real_limit(sig.method), made.floats[2], made.floats[3],
+            made.floats[4], np.minimum(made.ints[7], made.ints[0]),
+            batched=given.state.batched, stacklevel=3,
+        )  # fmt: skip
     sol = Solution(made, inputs, pull)
     if on_failure == "raise" and not made.all_ok():
         raise failure(sol)
     return sol
 
+
+# Steps that stability limits in one solve: fewer cost little.
+WORTH_A_WARNING = 500
 
 _signatures: plan.Cache[Signature] = plan.Cache(512)
 

@@ -118,7 +118,7 @@ class Solution:
             i = 0
         if not -B <= i < B:
             raise InputError(f"there is no sample {i} in a batch of {B}")
-        t, h = self._run.floats[:, i]
+        t, h = self._run.floats[:2, i]
         return Status(int(self._run.status[i])).describe(t, h)
 
     @property

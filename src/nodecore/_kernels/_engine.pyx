@@ -113,6 +113,7 @@ cdef extern from "backend.h":
         int32_t adaptive
         int32_t family
         int32_t filter_error
+        int32_t twin
         double gamma
         const double *predictor
         const double *C
@@ -217,6 +218,10 @@ cdef extern from "backend.h":
         int64_t *n_jev
         int64_t *n_lu
         int64_t *n_switches
+        double *stiff_t
+        double *stiff_h
+        double *stiff_rho
+        int64_t *n_stiff
         int64_t tile
         int64_t n_chunks
         nc_record *records
@@ -603,7 +608,6 @@ cdef class Fields:
         self._set_tableau(&self.tableau, m.explicit)
         self._set_tableau(&self.stiff_tableau, m.stiff)
         self.tableau.stiff = &self.stiff_tableau
-        self.tableau.real_limit = m.real_limit
         return 0
 
     cdef int _set_tableau(self, nc_tableau *T, m) except -1:
@@ -618,6 +622,7 @@ cdef class Fields:
         T.degree = k["P"].shape[1]
         T.adaptive = k["b_err"] is not None
         T.gamma, T.filter_error = k["gamma"], k["filter_error"]
+        T.twin, T.real_limit = k.get("twin", 0), k.get("real_limit", 0.0)
         T.A, T.b = <const double *> _ptr(k["A"]), <const double *> _ptr(k["b"])
         T.c, T.P = <const double *> _ptr(k["c"]), <const double *> _ptr(k["P"])
         T.b_err = <const double *> _ptr(k["b_err"])
@@ -803,8 +808,8 @@ cdef class Run:
         c.log2_memory_floor = control[17]
         n_out = p.out_off[B]
         self.y = np.empty((n_out, fields.dim), fields.dtype)
-        self.ints = np.zeros((7, B), np.int64)
-        self.floats = np.zeros((2, B))
+        self.ints = np.zeros((8, B), np.int64)
+        self.floats = np.zeros((5, B))
         self.status = np.zeros(B, np.int32)
         p.y_out = _ptr(self.y)
         p.status = <int32_t *> _ptr(self.status)
@@ -815,8 +820,12 @@ cdef class Run:
         p.n_jev = p.n_accepted + 4 * B
         p.n_lu = p.n_accepted + 5 * B
         p.n_switches = p.n_accepted + 6 * B
+        p.n_stiff = p.n_accepted + 7 * B
         p.t_reached = <double *> _ptr(self.floats)
         p.h_last = p.t_reached + B
+        p.stiff_t = p.t_reached + 2 * B
+        p.stiff_h = p.t_reached + 3 * B
+        p.stiff_rho = p.t_reached + 4 * B
         self.sample_values = None
         if keep is not None:
             self.sample_values = np.empty((B, p.n_sample), fields.dtype)

@@ -29,6 +29,8 @@ typedef struct nc_tableau {
     int32_t n_stages, n_step, degree, adaptive;
     int32_t family;
     int32_t filter_error;         /* the error is multiplied by (I - h gamma J)^-1 */
+    int32_t twin; /* explicit: a stage before the last one that is at c = 1 too, or 0 */
+    int32_t unused;
     double gamma;
     const double *A, *b, *c;      /* [s][s], [s], [s] */
     const double *b_err, *b_err2; /* [s]; NULL where there is none */
@@ -127,6 +129,8 @@ struct nc_problem {
     void *y_out; /* real [out_off[B]][dim] */
     int32_t *status;
     double *t_reached, *h_last;
+    double *stiff_t, *stiff_h, *stiff_rho; /* where stability was last seen to limit the steps */
+    int64_t *n_stiff;                      /* how many steps it limited, about */
     int64_t *n_accepted, *n_rejected, *n_fev, *n_reached, *n_jev, *n_lu, *n_switches;
 
     /* how the batch is cut; chunks have records of their own */

@@ -159,6 +159,32 @@ static void FN(refresh)(FN(lanes) *s)
         }
 }
 
+enum { FN(MEASURE_EVERY) = 8, FN(STIFF_MEASURES) = 15 };
+
+/* Is the explicit method's step as long as stability allows? Measured at every 8th step; 15 times in a
+ * row say so (Hairer & Wanner II, IV.2, who ask for the limit itself; but the estimate falls short of it
+ * where other components are as large). */
+static void FN(look_for_stiffness)(FN(lanes) *s)
+{
+    FN(tile) *T = &s->tile;
+    double *rho = s->tmp + 2 * s->pad;
+    FN(stage_radius)(T, s->part, s->tmp, s->tmp + s->pad, rho);
+    for (int64_t l = 0; l < s->L; l++) {
+        if (!s->mask[l])
+            continue;
+        if (fabs(T->h[l]) * rho[l] <= 0.6 * T->method->real_limit) {
+            s->near_limit[l] = s->near_limit[l] > 2 ? s->near_limit[l] - 3 : 0;
+            continue;
+        }
+        if (++s->near_limit[l] < FN(STIFF_MEASURES))
+            continue;
+        s->n_stiff[l] += s->n_stiff[l] ? FN(MEASURE_EVERY) : FN(MEASURE_EVERY) * FN(STIFF_MEASURES);
+        s->stiff_at[l] = T->t[l];
+        s->stiff_at[s->pad + l] = T->h[l];
+        s->stiff_at[2 * s->pad + l] = rho[l];
+    }
+}
+
 /* A step that was not good enough: the next try, or the sample's end. */
 static void FN(reject)(FN(lanes) *s, int64_t l)
 {
@@ -302,6 +328,10 @@ static int FN(tile_step)(FN(lanes) *s)
     }
     if (!finish_first && FN(method_finishes)(m) && (need_finish || (any_accepted && T->keep_res[last])))
         FN(method_finish)(T); /* a trace is whole */
+
+    int finished = finish_first || (FN(method_finishes)(m) && need_finish);
+    if (adaptive && m->twin && !T->other && finished && ++s->steps_made % FN(MEASURE_EVERY) == 0)
+        FN(look_for_stiffness)(s);
 
     int stop = 0;
     s->accepted_lanes = any_accepted;
@@ -450,6 +480,7 @@ static void FN(start_chunk)(FN(lanes) *s, int64_t chunk)
     s->n_live = s->q_pos = s->q_size = 0;
     s->q_first = s->placed = s->placed_slot = -1;
     s->silent = 0;
+    s->steps_made = 0;
     s->slot = NULL;
     memset(s->tile.keep_y, 0, sizeof s->tile.keep_y);
     memset(s->tile.keep_res, 0, sizeof s->tile.keep_res);

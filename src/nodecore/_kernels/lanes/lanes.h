@@ -29,6 +29,10 @@ typedef struct {
     int64_t *count;            /* steps made on the fixed or given grid */
     int64_t *accepted, *rejected, *fev, *jev, *factored, *switches;
     uint8_t *fresh, *first, *bad;
+    int32_t *near_limit; /* measured steps in a row that stability seems to limit */
+    int64_t *n_stiff;
+    double *stiff_at;    /* [3][pad]: time, size and rate there */
+    int steps_made;
     uint8_t *evaluated; /* the first derivative is a field value */
     uint8_t *trouble;   /* why the last try was rejected, if not by its error: enum nc_status */
     RINT *mask, *fresh_mask;
@@ -69,6 +73,9 @@ static size_t FN(lanes_memory)(FN(lanes) *s, char *base)
     NC_TAKE(s->fresh, n);
     NC_TAKE(s->first, n);
     NC_TAKE(s->evaluated, n);
+    NC_TAKE(s->near_limit, n);
+    NC_TAKE(s->n_stiff, n);
+    NC_TAKE(s->stiff_at, 3 * n);
     NC_TAKE(s->trouble, n);
     NC_TAKE(s->bad, n);
     NC_TAKE(s->mask, n);
@@ -255,6 +262,12 @@ static void FN(finish_sample)(FN(lanes) *s, int64_t l, int status)
     p->n_jev[b] = s->jev[l];
     p->n_lu[b] = s->factored[l];
     p->n_switches[b] = s->switches[l];
+    p->n_stiff[b] = s->n_stiff[l];
+    if (s->n_stiff[l]) {
+        p->stiff_t[b] = s->stiff_at[l];
+        p->stiff_h[b] = s->stiff_at[s->pad + l];
+        p->stiff_rho[b] = s->stiff_at[2 * s->pad + l];
+    }
     p->n_reached[b] = s->q[l];
     REAL *y = (REAL *)p->y_out;
     for (int64_t i = (s->out0[l] + s->q[l]) * D; i < (s->out0[l] + s->n_out[l]) * D; i++)
@@ -299,7 +312,8 @@ static int FN(load_lane)(FN(lanes) *s, int64_t l)
         T->t[l] = s->times[l][0];
         s->count[l] = s->accepted[l] = s->rejected[l] = 0;
         s->fev[l] = 1 + (p->control.mode == NC_ADAPTIVE && p->control.first_step <= 0);
-        s->jev[l] = s->factored[l] = s->switches[l] = 0;
+        s->jev[l] = s->factored[l] = s->switches[l] = s->n_stiff[l] = 0;
+        s->near_limit[l] = 0;
         s->fresh[l] = s->trouble[l] = 0;
         s->evaluated[l] = 1;
         FN(method_start)(T, l);

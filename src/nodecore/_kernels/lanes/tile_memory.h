@@ -61,6 +61,7 @@ static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
         NC_TAKE(s->stiff, lanes);
         NC_TAKE(s->look, lanes);
         NC_TAKE(s->switched, lanes);
+        NC_TAKE(s->measured, lanes);
         NC_TAKE(s->hits, lanes);
         NC_TAKE(s->rho, lanes);
     }

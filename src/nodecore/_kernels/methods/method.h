@@ -113,8 +113,11 @@ static void FN(method_error)(FN(tile) *s, double *part, double *tmp, double *err
     FN(tile) *o = s->other;
     if (FN(any_explicit)(s)) {
         FN(own_error)(s, part, tmp, err);
-        if (o)
-            FN(auto_measure)(s, part);
+        if (o) { /* where an explicit step was made */
+            FN(stage_radius)(s, part, o->n.size, o->n.sums, s->measured);
+            for (int64_t l = 0; l < s->L; l++)
+                s->rho[l] = s->stiff[l] ? s->rho[l] : s->measured[l];
+        }
     }
     if (!o)
         return;
