@@ -16,6 +16,7 @@ adjoint has tolerances of its own, since lambda is not measured like y.
 import argparse
 import platform
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,6 +170,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dry", action="store_true", help="write no file")
     options = parser.parse_args()
+    warnings.simplefilter("ignore", nc.StiffnessWarning)  # of tsit5: it is what is measured
     text = table(options.repeats)
     print(text)
     if not options.dry:
