@@ -250,7 +250,8 @@ class Split:
     "strang" also adapts its steps, its difference to Lie's step being the error estimate. Each part
     has a clock of its own, which advances with its flow. Steps end on the outputs: there is no
     interpolant. With ``method="kencarp4"`` the first of two parts is treated implicitly and the
-    second explicitly, and scheme and methods are not used.
+    second explicitly; with ``method="etdrk4"`` the first, a `linear` one, enters an exponential
+    Runge-Kutta method of order 4 with fixed steps. Scheme and methods are not used then.
 
     The schemes and their sources: docs/splitting.md, docs/math/splitting.md.
 

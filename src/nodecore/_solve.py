@@ -24,8 +24,8 @@ from nodecore._run import (
 )
 from nodecore.control import FixedStep, resolve
 from nodecore.gradient import Given, GridRule
-from nodecore.solution import Solution
 from nodecore.methods.split import etdrk4
+from nodecore.solution import Solution
 from nodecore.status import InputError
 
 

@@ -154,8 +154,8 @@ def composition(
 def etdrk4() -> Composition:
     """The exponential integrator of order 4 for a linear part and another one.
 
-    Its nonlinear stages are those of the classical Runge-Kutta method: S. M. Cox and P. C. Matthews,
-    J. Comput. Phys. 176 (2002) 430-455, doi:10.1006/jcph.2002.6995.
+    Its nonlinear stages are those of the classical Runge-Kutta method: S. M. Cox and P. C.
+    Matthews, J. Comput. Phys. 176 (2002) 430-455, doi:10.1006/jcph.2002.6995.
     """
     from .explicit import BUILDERS
 
