@@ -465,7 +465,7 @@ class _PerSample:
     def refuses(cls, case: Case) -> str | None:
         if not case.adaptive:
             return "fixed steps: the same as without vmap"
-        return "one trajectory" if len(case.y0) == 1 else None
+        return "one trajectory" if len(case.y0) == 1 else super().refuses(case)
 
     def solve(self, w: Any, y0: Any) -> Any:
         one = super().solve
@@ -479,7 +479,7 @@ class JaxOdeint(_Jax):
 
     @classmethod
     def refuses(cls, case: Case) -> str | None:
-        return None if case.method == "dopri5" else "has no fixed steps"
+        return None if case.method == "dopri5" else "has dopri5 alone"
 
     def solve(self, w: Any, y0: Any) -> Any:
         from jax.experimental.ode import odeint
