@@ -250,7 +250,8 @@ class Split:
     "strang" also adapts its steps, its difference to Lie's step being the error estimate. Each part
     has a clock of its own, which advances with its flow. Steps end on the outputs: there is no
     interpolant. With ``method="kencarp4"`` the first of two parts is treated implicitly and the
-    second explicitly, and scheme and methods are not used.
+    second explicitly; with ``method="etdrk4"`` the first, a `linear` one, enters an exponential
+    Runge-Kutta method of order 4 with fixed steps. Scheme and methods are not used then.
 
     The schemes and their sources: docs/splitting.md, docs/math/splitting.md.
 
@@ -349,6 +350,6 @@ def _part_method(part: Any, entry: Any) -> tuple[Any, int]:
     method = method_of(entry)
     if method.family == "auto":
         raise InputError(
-            f"Split: the flow of a part is made by one method, not by a choice as {method.name!r} is"
+            f"Split: a part's flow is made by one method, not by a choice as {method.name!r} is"
         )
     return method, int(count)

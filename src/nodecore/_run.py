@@ -391,7 +391,8 @@ def grid_of(old: Inputs, grid: Grid, when: Times) -> tuple[Any, ...]:
         raise InputError("replay: t must have as many times as the solved ones")
     if given.grid_rule is GridRule.UNKNOWN and (when.t != given.when.t).any():
         raise InputError(
-            "replay: steps of a given size that are cut at the outputs cannot follow other times"
+            "replay: etdrk4, and steps of a Split that have a given size or are cut at tstops, "
+            "cannot follow other times"
         )
     nodes = None
     if when is not given.when or grid.cuts.size:

@@ -10,7 +10,7 @@ import numpy as np
 from nodecore import _adjoint, _inputs, methods, plan, tree
 from nodecore import events as _events
 from nodecore._failure import failure, warn_precision, warn_stiffness
-from nodecore._field import Opaque, Split
+from nodecore._field import Linear, Opaque, Split
 from nodecore._inputs import Array, State, Times
 from nodecore._run import (
     ADAPTIVE,
@@ -24,6 +24,7 @@ from nodecore._run import (
 )
 from nodecore.control import FixedStep, resolve
 from nodecore.gradient import Given, GridRule
+from nodecore.methods.split import etdrk4
 from nodecore.solution import Solution
 from nodecore.status import InputError
 
@@ -232,18 +233,24 @@ def _method_of_sum(field: Split, method: Any, adjoint: Any, dense: bool) -> meth
     solver: methods.Solver = field.solver
     if method is not None:
         try:
-            solver = methods.get(method, ADDITIVE)
+            exponential = methods.normal(method) == "etdrk4"
+            solver = etdrk4() if exponential else methods.get(method, ADDITIVE)
         except InputError:
             raise InputError(
                 "a Split has its own methods (nc.Split(..., methods=...)), or is solved by "
-                f"{', '.join(methods.names(ADDITIVE))}: leave out method={method!r}"
+                f"{', '.join((*methods.names(ADDITIVE), 'etdrk4'))}: leave out method={method!r}"
             ) from None
+        if exponential and not (len(field.parts) == 2 and isinstance(field.parts[0], Linear)):
+            raise InputError(
+                "etdrk4 takes two parts, a linear and another one, in this order: "
+                "nc.Split(nc.linear(A), g)"
+            )
         if len(field.parts) != 2:
             raise InputError(
                 f"{solver.name} takes two parts, an implicit and an explicit one, not "
                 f"{len(field.parts)}"
             )
-    if dense and solver is field.solver:
+    if dense and solver.family == "split":
         raise InputError(
             "a Split has no interpolant: ask for the states at the times t, where its steps end"
         )
@@ -403,7 +410,7 @@ def _control(
     tied = mode != FIXED_DT or has_events  # behind an event, a grid of dt is no longer t0 + k dt
     rule = (
         GridRule.UNKNOWN
-        if split and (has_stops or mode == FIXED_DT)
+        if split and (has_stops or mode == FIXED_DT or tableau.name == "etdrk4")
         else GridRule.HOLD_FRACTIONS
         if on_outputs and tied
         else GridRule.HOLD_STOPS

@@ -117,6 +117,7 @@ cdef extern from "backend.h":
         int32_t n_parts
         int32_t n_flows
         int32_t n_lie
+        int32_t exponential
         int32_t few_sizes
         const int32_t *part
         const double *start
@@ -702,6 +703,7 @@ cdef class Fields:
             return 0
         if m.family == "expm":
             T.family = NC_EXPM
+            T.degree = 3 if m.phis else 0
             return 0
         k = m.kernel_form()
         if len(k["c"]) > NC_MAX_STAGES:
@@ -731,6 +733,7 @@ cdef class Fields:
             C.part = <const int32_t *> _ptr(k["part"])
             C.start, C.size = <const double *> _ptr(k["start"]), <const double *> _ptr(k["size"])
             C.substeps = <const int32_t *> _ptr(k["substeps"])
+            C.exponential = k["exponential"]
             T.composition = C
         return 0
 

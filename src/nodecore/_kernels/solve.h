@@ -21,6 +21,7 @@ enum nc_family { NC_EXPLICIT = 0, NC_DIRK, NC_RADAU, NC_ROSENBROCK, NC_SPLIT, NC
  * is compared. See methods/split.h. */
 typedef struct {
     int32_t n_parts, n_flows, n_lie;
+    int32_t exponential; /* not flows, but ETDRK4 for a linear and another part: see methods/etd.h */
     int32_t few_sizes; /* a step size costs much: adaptive ones are taken from a coarse grid */
     const int32_t *part;       /* [n_flows + n_lie] */
     const double *start, *size; /* fractions of the step */

@@ -11,6 +11,7 @@
 #include "methods/rosenbrock.h"
 #include "methods/expm.h"
 #include "methods/split.h"
+#include "methods/etd.h"
 #include "methods/auto.h"
 #include "methods/method.h"
 #include "lanes/event_state.h"

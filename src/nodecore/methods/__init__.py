@@ -68,18 +68,18 @@ def _method(name: str) -> Method:
     return next(b[name] for f in _TABLES if name in (b := _builders((f,))))()
 
 
-def _normal(name: str) -> str:
-    """What is left of a name when case and punctuation are ignored."""
-    return "".join(ch for ch in name.lower() if ch.isalnum())
+def normal(name: object) -> str:
+    """What is left of a name when case and punctuation are ignored; nothing of what is no name."""
+    return "".join(ch for ch in name.lower() if ch.isalnum()) if isinstance(name, str) else ""
 
 
 @cache
 def _index(families: tuple[str, ...]) -> dict[str, str]:
     """Normalised names and aliases -> names."""
-    index = {_normal(name): name for name in names(families)}
+    index = {normal(name): name for name in names(families)}
     for name in names(families):
         for alias in _method(name).aliases:
-            if index.setdefault(_normal(alias), name) != name:
+            if index.setdefault(normal(alias), name) != name:
                 raise ValueError(f"alias {alias!r} of {name!r} already means another method")
     return index
 
@@ -124,10 +124,12 @@ def _find(name: str, families: tuple[str, ...]) -> Method:
     if name in _builders(families):
         return _method(name)
     index = _index(families)
-    key = _normal(name)
+    key = normal(name)
     if key in index:
         return _method(index[key])
     everywhere = _index(FAMILIES)
+    if key == "etdrk4":
+        raise InputError("etdrk4 solves the sum of an nc.Split, whose first part is nc.linear(A)")
     if key in everywhere:
         raise InputError(
             f"{everywhere[key]} solves the sum of an nc.Split (its first part implicitly, its "

@@ -15,7 +15,7 @@ H. F. Trotter, Proc. Amer. Math. Soc. 10 (1959) 545-551; G. Strang, SIAM J. Nume
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -35,9 +35,11 @@ class Flow(NamedTuple):
 
 @dataclass(frozen=True)
 class Exponential:
-    """The exact flow of a linear part: exp(h A)."""
+    """The exact flow of a linear part, exp(h A); or, with ``phis``, the functions of h A that an
+    exponential integrator needs."""
 
     name: str = "expm"
+    phis: bool = False
     family: str = "expm"
     order: int = 1 << 20
 
@@ -87,7 +89,7 @@ class Composition:
 
     Parameters
     ----------
-    name : {"lie", "strang", "yoshida4"}
+    name : {"lie", "strang", "yoshida4", "etdrk4"}
         The scheme.
     of_parts : tuple of methods
         For each part the method of its flow.
@@ -104,7 +106,7 @@ class Composition:
     @property
     def order(self) -> int:
         """The scheme's, or what the parts' methods leave of it."""
-        return min(SCHEMES[self.name], *(m.order for m in self.of_parts))
+        return min(SCHEMES.get(self.name, 4), *(m.order for m in self.of_parts))
 
     @property
     def adaptive(self) -> bool:
@@ -119,7 +121,8 @@ class Composition:
     def kernel_form(self) -> dict[str, Any]:
         """What the kernels read (``nc_tableau``, ``nc_composition``)."""
         n = len(self.of_parts)
-        step = flows(self.name, n)
+        exponential = self.name not in SCHEMES
+        step = flows("lie" if exponential else self.name, n)
         lie = flows("lie", n) if self.adaptive else ()
         part, start, size = zip(*step, *lie, strict=True)
         nothing = np.zeros((1, 1))
@@ -127,6 +130,7 @@ class Composition:
             "n_step": 1, "gamma": 0.0, "filter_error": False,
             "A": nothing, "b": np.zeros(1), "c": np.zeros(1), "P": self.P, "b_err": None,
             "b_err2": None, "n_flows": len(step), "n_lie": len(lie),
+            "exponential": exponential,
             "part": np.array(part, np.int32), "start": np.array(start), "size": np.array(size),
             "substeps": np.array(self.substeps, np.int32),
         }  # fmt: skip
@@ -144,3 +148,15 @@ def composition(
 ) -> Composition:
     """The same object for the same scheme and methods."""
     return Composition(scheme, of_parts, substeps)
+
+
+@cache
+def etdrk4() -> Composition:
+    """The exponential integrator of order 4 for a linear part and another one.
+
+    Its nonlinear stages are those of the classical Runge-Kutta method: S. M. Cox and P. C.
+    Matthews, J. Comput. Phys. 176 (2002) 430-455, doi:10.1006/jcph.2002.6995.
+    """
+    from .explicit import BUILDERS
+
+    return composition("etdrk4", (Exponential("phi", phis=True), BUILDERS["rk4"]()), (1, 1))

@@ -2,19 +2,21 @@
  *
  * A stands in the uniform space: [D][D], or its diagonal [D]. Exponentials of dense matrices are kept,
  * as many as there is room for, each with what the backward pass has gathered for it: the sum of lambda
- * y^T over the steps that it served. */
+ * y^T over the steps that it served. An exponential integrator (etd.h) keeps the N_PHI functions that it
+ * needs in the same way; of a diagonal they are made anew at each step. */
 
 enum { FN(EXPM_MOST) = 16 };
 
 typedef struct FN(expm_) {
-    int slots, used;
+    int slots, used, kinds;    /* kinds: of functions of h A, 1 or N_PHI */
     int64_t P, clock;
     double key[FN(EXPM_MOST)]; /* the step size */
     int64_t stamp[FN(EXPM_MOST)];
     uint8_t gathered[FN(EXPM_MOST)];
-    REAL *rows, *cols;         /* exp(h A) by rows, by columns; [slots][P][P] */
-    double *bar;               /* [slots][P][P] */
+    REAL *rows, *cols;         /* exp(h A) by rows, by columns; [slots][kinds][P][P] */
+    double *bar;               /* [slots][kinds][P][P] */
     double *X, *G, *E, *dE, *work;
+    REAL *values, *slopes;     /* of a diagonal: [N_PHI][D][L] */
     REAL *in, *out;            /* one lane */
     double *acc;               /* where the cotangent of A is added up, or NULL */
 } FN(expm);
@@ -24,26 +26,33 @@ static size_t FN(expm_memory)(FN(tile) *s, char *base, size_t used, int backward
     const nc_problem *p = s->p;
     FN(expm) local = {0}, *x;
     int64_t D = p->dim, P = expm_pitch(D), n = P * P;
-    int derivative = backward && p->matrix_acc >= 0;
+    int derivative = backward && p->matrix_acc >= 0, phis = s->method->degree > 0;
     NC_TAKE(s->expm, 1);
     if (base)
         *s->expm = local;
     x = base ? s->expm : &local;
-    if (p->matrix_kind != NC_MATRIX_DENSE)
+    x->kinds = phis ? N_PHI : 1;
+    if (p->matrix_kind != NC_MATRIX_DENSE) {
+        if (phis) {
+            NC_TAKE(x->values, N_PHI * D * s->L + FN(SLACK));
+            NC_TAKE(x->slopes, N_PHI * D * s->L + FN(SLACK));
+        }
         return used;
+    }
+    n *= x->kinds;
     int64_t room = (int64_t)(48 << 20) / (n * (2 * (int64_t)sizeof(REAL) + 8));
     x->slots = room < 4 ? 4 : room > FN(EXPM_MOST) ? FN(EXPM_MOST) : (int)room;
     x->P = P;
     NC_TAKE(x->rows, n * x->slots);
     NC_TAKE(x->cols, n * x->slots);
-    NC_TAKE(x->X, n);
+    NC_TAKE(x->X, P * P);
     NC_TAKE(x->E, n);
-    NC_TAKE(x->work, expm_work(D, derivative));
+    NC_TAKE(x->work, expm_work(D, phis, derivative));
     NC_TAKE(x->in, P + FN(SLACK));
     NC_TAKE(x->out, P + FN(SLACK));
     if (derivative) {
         NC_TAKE(x->bar, n * x->slots);
-        NC_TAKE(x->G, n);
+        NC_TAKE(x->G, P * P);
         NC_TAKE(x->dE, n);
     }
     return used;
@@ -69,13 +78,19 @@ static void FN(expm_settle)(FN(tile) *s, int slot)
     int64_t D = s->p->dim, P = x->P, n = P * P;
     if (!x->bar || !x->gathered[slot])
         return;
-    FN(expm_matrix)(s, x->key[slot], 1);
-    memcpy(x->G, x->bar + slot * n, (size_t)n * sizeof(double));
-    expm_frechet(x->X, x->G, x->E, x->dE, P, x->work);
     double *acc = x->acc + s->p->matrix_acc;
-    for (int64_t i = 0; i < D; i++)
-        for (int64_t j = 0; j < D; j++)
-            acc[i * D + j] += x->key[slot] * x->dE[i * P + j];
+    for (int kind = 0; kind < x->kinds; kind++) { /* each function's derivative along its own sum */
+        FN(expm_matrix)(s, x->key[slot], 1);
+        memcpy(x->G, x->bar + (slot * x->kinds + kind) * n, (size_t)n * sizeof(double));
+        if (x->kinds > 1)
+            phi_frechet(x->X, x->G, x->E, x->dE, P, x->work);
+        else
+            expm_frechet(x->X, x->G, x->E, x->dE, P, x->work);
+        const double *dE = x->dE + kind * n;
+        for (int64_t i = 0; i < D; i++)
+            for (int64_t j = 0; j < D; j++)
+                acc[i * D + j] += x->key[slot] * dE[i * P + j];
+    }
     x->gathered[slot] = 0;
 }
 
@@ -92,7 +107,7 @@ static void FN(expm_settle_all)(FN(tile) *s)
 static int FN(expm_slot)(FN(tile) *s, double h)
 {
     FN(expm) *x = s->expm;
-    int64_t D = s->p->dim, P = x->P, n = P * P;
+    int64_t D = s->p->dim, P = x->P, n = P * P * x->kinds;
     int at = 0;
     x->clock++;
     for (int i = 0; i < x->used; i++) {
@@ -113,13 +128,17 @@ static int FN(expm_slot)(FN(tile) *s, double h)
     if (x->bar)
         memset(x->bar + at * n, 0, (size_t)n * sizeof(double));
     FN(expm_matrix)(s, h, 0);
-    expm_frechet(x->X, NULL, x->E, NULL, P, x->work);
+    if (x->kinds > 1)
+        phi_frechet(x->X, NULL, x->E, NULL, P, x->work);
+    else
+        expm_frechet(x->X, NULL, x->E, NULL, P, x->work);
     REAL *rows = x->rows + at * n, *cols = x->cols + at * n;
     memset(rows, 0, (size_t)n * sizeof(REAL));
     memset(cols, 0, (size_t)n * sizeof(REAL));
-    for (int64_t i = 0; i < D; i++)
-        for (int64_t j = 0; j < D; j++)
-            rows[i * P + j] = cols[j * P + i] = (REAL)x->E[i * P + j];
+    for (int64_t kind = 0; kind < n; kind += P * P)
+        for (int64_t i = 0; i < D; i++)
+            for (int64_t j = 0; j < D; j++)
+                rows[kind + i * P + j] = cols[kind + j * P + i] = (REAL)x->E[kind + i * P + j];
     return at;
 }
 
@@ -180,12 +199,36 @@ static double FN(expm_size)(const FN(tile) *s, int64_t l, double fraction)
     return fabs(h - nominal) <= rounding * fabs(fraction) ? nominal : h;
 }
 
-/* y1 = exp(h A) y, or y1 = exp(h A)^T y. fraction: of the whole step. */
-static void FN(expm_apply)(FN(tile) *s, double fraction, const REAL *y, REAL *y1, int transposed)
+/* The functions of a diagonal at the lanes' step sizes, for expm_apply. */
+static void FN(expm_numbers)(FN(tile) *s)
+{
+    FN(expm) *x = s->expm;
+    const REAL *a = s->base[NC_SP_U] + s->p->matrix_at;
+    int64_t D = s->p->dim, L = s->L;
+    for (int64_t r = 0; r < D; r++)
+        for (int64_t l = 0; l < L; l++) {
+            double F[N_PHI], dF[N_PHI];
+            phi_numbers((double)a[r] * s->h[l], F, dF);
+            for (int kind = 0; kind < N_PHI; kind++) {
+                x->values[(kind * D + r) * L + l] = (REAL)F[kind];
+                x->slopes[(kind * D + r) * L + l] = (REAL)(s->h[l] * dF[kind]);
+            }
+        }
+}
+
+/* out = F y or F^T y, F one kind of function of h A: exp, or one of the N_PHI; lanes with h = 0 are
+ * copied. fraction: of the whole step. */
+static void FN(expm_apply)(FN(tile) *s, int kind, double fraction, const REAL *y, REAL *out,
+                           int transposed)
 {
     const nc_problem *p = s->p;
     FN(expm) *x = s->expm;
     int64_t D = p->dim, L = s->L;
+    if (x->values) {
+        for (int64_t i = 0; i < D * L; i++)
+            out[i] = x->values[kind * D * L + i] * y[i];
+        return;
+    }
     if (p->matrix_kind == NC_MATRIX_DIAGONAL) {
         const REAL *a = s->base[NC_SP_U] + p->matrix_at;
         REAL *h = s->coef;
@@ -194,12 +237,12 @@ static void FN(expm_apply)(FN(tile) *s, double fraction, const REAL *y, REAL *y1
         if (L == 1)
             for (int64_t r = 0; r < D; r += VL) {
                 int n = D - r < VL ? (int)(D - r) : VL;
-                vstore_n(y1 + r, v_exp(vload_n(a + r, n) * vset1(h[0])) * vload_n(y + r, n), n);
+                vstore_n(out + r, v_exp(vload_n(a + r, n) * vset1(h[0])) * vload_n(y + r, n), n);
             }
         else
             for (int64_t l = 0; l < L; l += VL)
                 for (int64_t r = 0; r < D; r++)
-                    vstore(y1 + r * L + l,
+                    vstore(out + r * L + l,
                            v_exp(vset1(a[r]) * vload(h + l)) * vload(y + r * L + l));
         return;
     }
@@ -214,71 +257,83 @@ static void FN(expm_apply)(FN(tile) *s, double fraction, const REAL *y, REAL *y1
         common = h;
     }
     if (common == 0) {
-        memcpy(y1, y, (size_t)(D * L) * sizeof(REAL));
+        memcpy(out, y, (size_t)(D * L) * sizeof(REAL));
         return;
     }
     if (same && L > 1) {
-        int slot = FN(expm_slot)(s, common);
-        FN(expm_tile)((transposed ? x->cols : x->rows) + slot * n, y, y1, D, P, L);
+        int64_t at = (FN(expm_slot)(s, common) * x->kinds + kind) * n;
+        FN(expm_tile)((transposed ? x->cols : x->rows) + at, y, out, D, P, L);
         for (int64_t l = 0; l < L; l++)
             if (s->h[l] == 0)
-                FN(lane_copy)(y1, l, y, l, D, L);
+                FN(lane_copy)(out, l, y, l, D, L);
         return;
     }
     for (int64_t l = 0; l < L; l++) {
         if (s->h[l] == 0) {
-            FN(lane_copy)(y1, l, y, l, D, L);
+            FN(lane_copy)(out, l, y, l, D, L);
             continue;
         }
-        int slot = FN(expm_slot)(s, FN(expm_size)(s, l, fraction));
+        int64_t at = (FN(expm_slot)(s, FN(expm_size)(s, l, fraction)) * x->kinds + kind) * n;
         FN(lane_out)(x->in, y, D, L, l);
-        FN(expm_lane)((transposed ? x->rows : x->cols) + slot * n, x->in, x->out, D, P);
-        FN(lane_in)(y1, x->out, D, L, l);
+        FN(expm_lane)((transposed ? x->rows : x->cols) + at, x->in, x->out, D, P);
+        FN(lane_in)(out, x->out, D, L, l);
     }
 }
 
-/* What lambda, the cotangent of y1, gives to A; and with size_sum to h: lambda . A y1. */
-static void FN(expm_gather)(FN(tile) *s, double fraction, const REAL *lambda, double *acc,
-                            double *size_sum)
+/* What out = F y gives to A, with lambda the cotangent of out: of a matrix it is gathered (expm_settle), of a
+ * diagonal added to acc; scale [L] stands before both, NULL: 1. */
+static void FN(expm_gather)(FN(tile) *s, int kind, double fraction, const double *scale,
+                            const REAL *lambda, const REAL *y, double *acc)
 {
     const nc_problem *p = s->p;
     FN(expm) *x = s->expm;
-    const REAL *A = s->base[NC_SP_U] + p->matrix_at;
     int64_t D = p->dim, L = s->L;
-    int dense = p->matrix_kind == NC_MATRIX_DENSE;
+    if (p->matrix_acc < 0)
+        return;
     for (int64_t l = 0; l < L; l++) {
+        double f = scale ? scale[l] : 1;
         if (s->h[l] == 0)
             continue;
-        double slope = 0;
-        for (int64_t i = 0; i < D && size_sum; i++) {
-            double v = 0;
-            if (dense)
-                for (int64_t j = 0; j < D; j++)
-                    v += (double)A[i * D + j] * (double)s->y1[j * L + l];
-            else
-                v = (double)A[i] * (double)s->y1[i * L + l];
-            slope += (double)lambda[i * L + l] * v;
-        }
-        if (size_sum)
-            size_sum[l] += slope;
-        if (p->matrix_acc < 0)
-            continue;
-        if (!dense) {
-            for (int64_t i = 0; i < D; i++)
-                acc[p->matrix_acc + i] +=
-                    s->h[l] * ((double)lambda[i * L + l] * (double)s->y1[i * L + l]);
+        if (p->matrix_kind == NC_MATRIX_DIAGONAL) { /* exp: its slope times y is h times its value */
+            const REAL *slope = x->values ? x->slopes + kind * D * L : NULL;
+            for (int64_t i = 0; i < D; i++) {
+                int64_t e = i * L + l;
+                double v = slope ? (double)slope[e] * (double)y[e] : s->h[l] * (double)s->y1[e];
+                acc[p->matrix_acc + i] += f * ((double)lambda[e] * v);
+            }
             continue;
         }
         x->acc = acc;
         int slot = FN(expm_slot)(s, FN(expm_size)(s, l, fraction));
-        double *bar = x->bar + slot * x->P * x->P;
+        double *bar = x->bar + (int64_t)(slot * x->kinds + kind) * x->P * x->P;
         for (int64_t j = 0; j < D; j++)
-            x->G[j] = (double)s->y[j * L + l];
+            x->G[j] = f * (double)y[j * L + l];
         for (int64_t i = 0; i < D; i++) {
             double v = (double)lambda[i * L + l];
             for (int64_t j = 0; j < D; j++)
                 bar[i * x->P + j] += v * x->G[j];
         }
         x->gathered[slot] = 1;
+    }
+}
+
+/* size_sum += lambda . A y1: what y1 = exp(h A) y gives to h. */
+static void FN(expm_pull_size)(FN(tile) *s, const REAL *lambda, double *size_sum)
+{
+    const nc_problem *p = s->p;
+    const REAL *A = s->base[NC_SP_U] + p->matrix_at;
+    int64_t D = p->dim, L = s->L;
+    for (int64_t l = 0; l < L; l++) {
+        double slope = 0;
+        for (int64_t i = 0; i < D && s->h[l] != 0; i++) {
+            double v = 0;
+            if (p->matrix_kind == NC_MATRIX_DENSE)
+                for (int64_t j = 0; j < D; j++)
+                    v += (double)A[i * D + j] * (double)s->y1[j * L + l];
+            else
+                v = (double)A[i] * (double)s->y1[i * L + l];
+            slope += (double)lambda[i * L + l] * v;
+        }
+        size_sum[l] += slope;
     }
 }

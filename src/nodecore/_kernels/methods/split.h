@@ -14,6 +14,8 @@ typedef struct FN(split_) {
     REAL *lambda, *sum, *kappa, *carried, *lie;
     REAL *ybar[NC_MAX_STAGES];
     double *time_sum, *size_sum;
+    REAL *etd[8];                /* of an exponential integrator: see etd.h */
+    double *scale;
 } FN(split);
 
 static void FN(method_step)(FN(tile) *s, double *part);
@@ -74,6 +76,9 @@ static size_t FN(split_memory)(FN(tile) *s, char *base, size_t used, int backwar
         }
     }
     NC_TAKE(w->lie, rows);
+    NC_TAKE(w->scale, lanes);
+    for (int i = 0; i < 8 && m->exponential; i++)
+        NC_TAKE(w->etd[i], rows);
     NC_TAKE(s->n.fev, lanes);
     NC_TAKE(s->n.jev, lanes);
     NC_TAKE(s->n.factored, lanes);
@@ -153,7 +158,7 @@ static void FN(flow)(FN(tile) *s, int j, double *part, int count)
     int64_t L = s->L;
     int family = u->method->family;
     if (family == NC_EXPM) {
-        FN(expm_apply)(u, m->size[j], u->y, u->y1, 0);
+        FN(expm_apply)(u, 0, m->size[j], u->y, u->y1, 0);
         return;
     }
     for (int64_t l = 0; l < L; l++)
@@ -203,6 +208,9 @@ static void FN(flows)(FN(tile) *s, int first, int last, const REAL *y, REAL *out
     memcpy(out, at, n * sizeof(REAL));
 }
 
+static void FN(etd_step)(FN(tile) *s);
+static void FN(etd_reverse)(FN(tile) *s, const FN(cotangents) *c);
+
 static void FN(split_step)(FN(tile) *s, double *part)
 {
     const nc_composition *m = s->method->composition;
@@ -210,7 +218,10 @@ static void FN(split_step)(FN(tile) *s, double *part)
         s->n.failed[l] = s->n.singular[l] = 0;
         s->n.fev[l] = s->n.jev[l] = s->n.factored[l] = 0;
     }
-    FN(flows)(s, 0, m->n_flows, s->y, s->y1, NULL, part);
+    if (m->exponential)
+        FN(etd_step)(s);
+    else
+        FN(flows)(s, 0, m->n_flows, s->y, s->y1, NULL, part);
 }
 
 /* The step's difference to that of Lie's scheme, which takes all parts once and is of order 1. */
@@ -255,6 +266,10 @@ static void FN(split_reverse)(FN(tile) *s, const FN(cotangents) *c)
     int64_t L = s->L;
     size_t n = (size_t)(s->p->dim * L);
     REAL *states = w->states + (size_t)w->n_states * n;
+    if (m->exponential) {
+        FN(etd_reverse)(s, c);
+        return;
+    }
     FN(flows)(s, 0, m->n_flows, s->y, s->y1, w->states, c->part);
     memcpy(w->lambda, c->lambda, n * sizeof(REAL));
     for (int j = m->n_flows - 1; j >= 0; j--) {
@@ -267,10 +282,11 @@ static void FN(split_reverse)(FN(tile) *s, const FN(cotangents) *c)
             for (int64_t l = 0; l < L; l++)
                 w->time_sum[l] = w->size_sum[l] = 0;
             if (u->method->family == NC_EXPM) {
-                FN(expm_apply)(u, m->size[j], u->y, u->y1, 0);
-                FN(expm_gather)(u, m->size[j], w->lambda, w->sinks[i].acc,
-                                c->size_sum ? w->size_sum : NULL);
-                FN(expm_apply)(u, m->size[j], w->lambda, w->sum, 1);
+                FN(expm_apply)(u, 0, m->size[j], u->y, u->y1, 0);
+                FN(expm_gather)(u, 0, m->size[j], NULL, w->lambda, u->y, w->sinks[i].acc);
+                if (c->size_sum)
+                    FN(expm_pull_size)(u, w->lambda, w->size_sum);
+                FN(expm_apply)(u, 0, m->size[j], w->lambda, w->sum, 1);
                 memcpy(w->lambda, w->sum, n * sizeof(REAL));
             } else {
                 const FN(cotangents) own = {
