@@ -273,7 +273,7 @@ class _Sample:
             )  # fmt: skip
         if sol.status == Status.NON_FINITE and sol.stats.accepted == 0:
             raise failure(sol)
-        t, h, t_end, y = sol._frozen()[3:7]
+        t, h, t_end, y = sol._frozen().steps[3:7]
         work = sol.stats.nfev
         if methods.get(method).family != "explicit":
             work = 2 * work + sol.stats.njev * self.dim + sol.stats.nlu * self.dim / 3

@@ -3,6 +3,19 @@
 
 /* ---- A tile step ---------------------------------------------------------------------------- */
 
+/* A step of a given grid whose nodes have moved. Between two nodes that are given steps keep their
+ * fractions of the interval, up to an event and up to the end they keep their sizes. */
+static void FN(move_step)(FN(lanes) *s, int64_t l, const double node[4])
+{
+    FN(tile) *T = &s->tile;
+    double lo = node[0], lo_new = isnan(node[1]) ? s->ev.node[l] : node[1], hi = node[2];
+    double ratio = isnan(hi) ? 1 : (node[3] - lo_new) / (hi - lo);
+    if (ratio == 1 && lo_new == lo)
+        return;
+    T->h[l] *= ratio;
+    T->t_new[l] = T->t_new[l] == hi ? node[3] : lo_new + (T->t_new[l] - lo) * ratio;
+}
+
 /* Chooses h and t_new of a live lane; 0 or the status that ends it. */
 static int FN(propose)(FN(lanes) *s, int64_t l)
 {
@@ -57,12 +70,14 @@ static int FN(propose)(FN(lanes) *s, int64_t l)
         const double *out = s->times[l] + s->q[l];
         int64_t j = s->count[l];
         double h = (out[0] - out[-1]) / c->n_sub;
-        T->h[l] = h;
         T->t_new[l] = j + 1 == c->n_sub ? out[0] : out[-1] + (double)(j + 1) * h;
+        T->h[l] = t == out[-1] + (double)j * h ? h : T->t_new[l] - t; /* from an event on */
     } else {
         int64_t at = p->grid_off[T->sample[l]] + s->count[l];
         T->h[l] = p->grid_h[at];
-        T->t_new[l] = p->grid[at + T->sample[l] + 1];
+        T->t_new[l] = p->grid[at];
+        if (p->grid_nodes)
+            FN(move_step)(s, l, p->grid_nodes[at]);
         while (s->stop[l] < s->n_stop[l] && T->h[l] * (p->stops[s->stop[l]] - t) <= 0)
             s->stop[l]++; /* the grid was moved away from it */
         T->at_stop[l] = s->stop[l] < s->n_stop[l] && T->t_new[l] == p->stops[s->stop[l]];
@@ -81,7 +96,7 @@ static int FN(output_due)(const FN(lanes) *s, int64_t l, int *exact)
     *exact = t == T->t_new[l];
     if (p->control.mode == NC_REPLAY)
         return p->out_step[s->out0[l] + s->q[l]] == s->count[l];
-    return s->dir[l] * (t - T->t_new[l]) <= 0;
+    return s->dir[l] * (t - s->reach[l]) <= 0;
 }
 
 /* Writes the outputs that the accepted steps reached: the i-th of every lane in round i. */
@@ -91,7 +106,7 @@ static void FN(emit)(FN(lanes) *s)
     nc_problem *p = (nc_problem *)T->p;
     int64_t D = p->dim, L = s->L;
     REAL *y = p->y_out;
-    int exact, have_stages = 0;
+    int exact;
     if (s->silent) {
         for (int64_t l = 0; l < L; l++)
             while (s->mask[l] && FN(output_due)(s, l, &exact))
@@ -118,16 +133,11 @@ static void FN(emit)(FN(lanes) *s)
             return;
         if (!dense)
             continue;
-        if (!have_stages && p->method->n_stages > p->method->n_step) {
-            FN(rk_dense_stages)(T);
-            for (int64_t l = 0; l < L; l++)
-                if (s->mask[l] && FN(output_due)(s, l, &exact) && !exact)
-                    s->fev[l] += p->method->n_stages - p->method->n_step;
-        }
-        have_stages = 1;
+        FN(open_dense)(s);
         FN(method_dense)(T, s->theta, s->dense);
         for (int64_t l = 0; l < L; l++)
             if (s->mask[l] && FN(output_due)(s, l, &exact) && !exact) {
+                FN(read_dense)(s, l);
                 FN(lane_out)(y + (s->out0[l] + s->q[l]) * D, s->dense, D, L, l);
                 s->q[l]++;
             }
@@ -283,6 +293,8 @@ static int FN(tile_step)(FN(lanes) *s)
     if (s->n_live == 0)
         return 0;
     FN(refresh)(s);
+    if (p->events.n)
+        FN(arm_events)(s);
     if (s->record)
         FN(aim_trace)(s);
     if (p->grid_k)
@@ -298,6 +310,8 @@ static int FN(tile_step)(FN(lanes) *s)
     int finish_first = adaptive && FN(error_reads_finish)(m);
     if (finish_first)
         FN(method_finish)(T);
+    s->finished = finish_first;
+    s->opened = 0;
 
     /* judge */
     int any_accepted = 0, all_accepted = 1, need_finish = 0;
@@ -321,13 +335,18 @@ static int FN(tile_step)(FN(lanes) *s)
         int finish = ok && FN(method_finishes)(FN(maker)(T, l)->method) && (c->mode == NC_REPLAY || T->t_new[l] != s->t_end[l] ||
                             (FN(output_due)(s, l, &exact) && !exact));
         need_finish |= finish;
+        s->reads_finish[l] = (uint8_t)(finish_first || finish);
+        s->reads_dense[l] = 0;
         if (T->active[l])
             s->fev[l] += FN(method_work)(T, l, s->jev + l, s->factored + l);
         if (T->active[l] && FN(maker)(T, l) == T)
             s->fev[l] += finish_first || finish;
     }
-    if (!finish_first && FN(method_finishes)(m) && (need_finish || (any_accepted && T->keep_res[last])))
+    if (!finish_first && FN(method_finishes)(m) &&
+        (need_finish || (any_accepted && T->keep_res[last]))) {
         FN(method_finish)(T); /* a trace is whole */
+        s->finished = 1;
+    }
 
     int finished = finish_first || (FN(method_finishes)(m) && need_finish);
     if (adaptive && m->twin && !T->other && finished && ++s->steps_made % FN(MEASURE_EVERY) == 0)
@@ -336,7 +355,9 @@ static int FN(tile_step)(FN(lanes) *s)
     int stop = 0;
     s->accepted_lanes = any_accepted;
     if (any_accepted) {
-        if (s->record)
+        if (p->events.n)
+            stop = FN(step_events)(s);
+        if (s->record && !stop)
             stop = FN(record)(s);
         FN(emit)(s);
         if (all_accepted) {
@@ -347,6 +368,8 @@ static int FN(tile_step)(FN(lanes) *s)
             FN(select_lanes)(T->y, T->y1, s->mask, D, L);
         }
         FN(method_advance)(T, s->mask, all_accepted);
+        if (p->events.n)
+            FN(enter_cuts)(s);
     }
 
     for (int64_t l = 0; l < L; l++) {
@@ -359,11 +382,15 @@ static int FN(tile_step)(FN(lanes) *s)
         }
         s->accepted[l]++;
         s->first[l] = 0;
+        int cut = FN(is_cut)(s, l);
+        double end = cut ? s->ev.cut_t[l] : T->t_new[l];
+        int whole = end == T->t_new[l]; /* an event may end it before */
         if (c->mode == NC_FIXED_STEPS) {
-            s->count[l] = s->count[l] + 1 == c->n_sub ? 0 : s->count[l] + 1;
+            if (whole)
+                s->count[l] = s->count[l] + 1 == c->n_sub ? 0 : s->count[l] + 1;
         } else if (c->mode == NC_FIXED_DT) {
             double to = s->times[l][0] + (double)(s->count[l] + 1) * s->dir[l] * c->dt;
-            if (s->dir[l] * (T->t_new[l] - to) >= -1e-9 * c->dt)
+            if (s->dir[l] * (end - to) >= -1e-9 * c->dt)
                 s->count[l]++;
         } else {
             s->count[l]++;
@@ -381,12 +408,21 @@ static int FN(tile_step)(FN(lanes) *s)
         s->evaluated[l] = 0;
         if (T->other)
             FN(switch_method)(s, l);
-        T->after_stop[l] = T->at_stop[l];
-        if (T->at_stop[l]) {
+        T->after_stop[l] = T->at_stop[l] && whole;
+        if (T->after_stop[l]) {
             s->stop[l]++;
             s->fresh[l] = 1;
         }
-        T->t[l] = T->t_new[l];
+        T->t[l] = end;
+        if (cut) {
+            s->fresh[l] = 1;
+            s->ev.node[l] = end;
+        }
+        if (p->events.n && s->ev.ends[l]) {
+            T->h[l] = s->ev.ends[l] == NC_STEP_UNDERFLOW ? s->ev.pause[l] : T->h[l];
+            FN(finish_sample)(s, l, s->ev.ends[l]);
+            continue;
+        }
         int done = c->mode == NC_REPLAY
                        ? s->count[l] == p->grid_off[T->sample[l] + 1] - p->grid_off[T->sample[l]]
                        : T->t[l] == s->t_end[l];

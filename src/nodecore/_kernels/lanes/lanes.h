@@ -5,6 +5,8 @@
  *     ^                      ^__________________________________________|              |
  *     |______________________________ the next waiting samples ________________________|
  *
+ * Between judge and emit events are looked for (events.h), which may end the step before its end.
+ *
  * The queue holds up to L samples that are ready to go (their values of S, f0 and h0 are computed a
  * whole tile at a time). A lane whose trajectory ends takes the next of them. Lanes without a
  * sample keep a finite state and h = 0. Every lane has its own t, h, error and fate. */
@@ -39,6 +41,12 @@ typedef struct {
     double *t_end, *dir, *h_next, *h_free;
     double *err, *log_err, *log_err1, *log_err2, *rejected_before, *factor, *theta, *part, *tmp;
     REAL *dense;
+    double *reach; /* up to where the step's outputs are due: t_new, or an event's time */
+    /* of the step: are the stages there that the dense output reads; does this lane read the last stage's
+     * derivative, the dense output? */
+    int finished, opened;
+    uint8_t *reads_finish, *reads_dense;
+    FN(event_state) ev;
 
     /* the queue: a tile of samples in waiting */
     int64_t q_pos, q_size, q_first;
@@ -49,6 +57,12 @@ typedef struct {
     double next_poll, last_look;
     int countdown;
 } FN(lanes);
+
+/* Does an event end the lane's step? */
+static int FN(is_cut)(const FN(lanes) *s, int64_t l)
+{
+    return s->tile.p->events.n && s->ev.cut[l];
+}
 
 static size_t FN(lanes_memory)(FN(lanes) *s, char *base)
 {
@@ -94,6 +108,8 @@ static size_t FN(lanes_memory)(FN(lanes) *s, char *base)
     NC_TAKE(s->part, 8 * n);
     NC_TAKE(s->tmp, 4 * n);
     NC_TAKE(s->dense, rows);
+    NC_TAKE(s->reads_finish, n);
+    NC_TAKE(s->reads_dense, n);
     NC_TAKE(s->queue, n);
     NC_TAKE(s->queue_y, rows);
     NC_TAKE(s->queue_k, rows);
@@ -102,7 +118,36 @@ static size_t FN(lanes_memory)(FN(lanes) *s, char *base)
     NC_TAKE(s->queue_s, (int64_t)p->n_sample * L + FN(SLACK));
     NC_TAKE(s->queue_h, n);
     NC_TAKE(s->queue_bad, n);
+    s->reach = s->tile.t_new;
+    if (p->events.n) {
+        NC_TAKE(s->reach, n);
+        used = FN(event_memory)(&s->ev, base, used, p, L, n);
+    }
     return used;
+}
+
+/* ---- The dense output of the step made ------------------------------------------------------ */
+
+/* Everything that it reads. */
+static void FN(open_dense)(FN(lanes) *s)
+{
+    const nc_tableau *m = s->tile.method;
+    if (s->opened)
+        return;
+    if (!s->finished && FN(method_finishes)(m))
+        FN(method_finish)(&s->tile);
+    if (m->n_stages > m->n_step)
+        FN(rk_dense_stages)(&s->tile);
+    s->finished = s->opened = 1;
+}
+
+/* A lane reads it: what that costs, whatever the others do. */
+static void FN(read_dense)(FN(lanes) *s, int64_t l)
+{
+    const nc_tableau *m = FN(maker)(&s->tile, l)->method;
+    if (!s->reads_dense[l])
+        s->fev[l] += m->n_stages - m->n_step + (FN(method_finishes)(m) && !s->reads_finish[l]);
+    s->reads_dense[l] = s->reads_finish[l] = 1;
 }
 
 /* ---- The queue ------------------------------------------------------------------------------ */
@@ -291,6 +336,9 @@ static void FN(bind_lane)(FN(lanes) *s, int64_t l, int64_t b)
     s->dir[l] = s->t_end[l] >= s->times[l][0] ? 1.0 : -1.0;
 }
 
+static void FN(load_events)(FN(lanes) *s, int64_t l);
+static void FN(find_lane_events)(FN(lanes) *s, int64_t l);
+
 static int FN(load_lane)(FN(lanes) *s, int64_t l)
 {
     FN(tile) *T = &s->tile;
@@ -327,6 +375,8 @@ static int FN(load_lane)(FN(lanes) *s, int64_t l)
         s->first[l] = 1;
         s->log_err1[l] = s->log_err2[l] = s->rejected_before[l] = 0;
         T->h[l] = 0;
+        if (p->events.n)
+            FN(load_events)(s, l);
         s->h_next[l] = p->control.mode == NC_ADAPTIVE
                            ? s->dir[l] * fmin(s->queue_h[j], fabs(s->t_end[l] - T->t[l]))
                            : 0;
