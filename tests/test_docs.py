@@ -28,7 +28,7 @@ def test_the_example_of_events_runs(capsys):
     np.testing.assert_allclose(scope["fit"].params["bounce"], 0.6, atol=3e-3)
 
 
-@pytest.mark.parametrize("name", ["stability", "stiff"])
+@pytest.mark.parametrize("name", ["stability", "stiff", "splitting"])
 def test_a_page_says_what_is_printed(name):
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     page = str(ROOT / "docs" / f"{name}.md")

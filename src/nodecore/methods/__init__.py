@@ -12,11 +12,16 @@ from importlib import import_module
 from typing import TypeAlias
 
 from ..status import InputError
+from .split import Composition, Exponential
 from .tableau import Auto, Rosenbrock, Tableau
 
-__all__ = ["FAMILIES", "STEPPED", "Auto", "Method", "Rosenbrock", "Tableau", "get", "names"]
+__all__ = [
+    "FAMILIES", "STEPPED", "Auto", "Composition", "Exponential", "Method", "Rosenbrock", "Solver",
+    "Tableau", "get", "names",
+]  # fmt: skip
 
 Method: TypeAlias = Tableau | Rosenbrock | Auto
+Solver: TypeAlias = Method | Composition  # what a solve may be made by
 
 # Family -> its module and the table in it; imported when first asked for.
 _TABLES = {
@@ -122,6 +127,12 @@ def _find(name: str, families: tuple[str, ...]) -> Method:
     key = _normal(name)
     if key in index:
         return _method(index[key])
+    everywhere = _index(FAMILIES)
+    if key in everywhere:
+        raise InputError(
+            f"{everywhere[key]} solves the sum of an nc.Split (its first part implicitly, its "
+            "second explicitly), not a field as a whole"
+        )
     import difflib  # only a wrong name needs it
 
     near = difflib.get_close_matches(key, index, n=1, cutoff=0.0)
