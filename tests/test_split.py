@@ -433,6 +433,29 @@ def test_fit_learns_a_matrix():
     assert np.allclose(found.params, true, atol=0.02)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"steps": 20}, {"rtol": 1e-3}, {"method": "kencarp4"}, {"method": "etdrk4", "dt": 0.1}],
+)
+def test_gradient_error(options):
+    sol = solved(nc.Split(DENSE, first), **options)
+    assert 0 < nc.gradient_error(sol, np.ones_like(sol.y)) < 1e-2
+
+
+def test_diagnose_looks_at_the_sum():
+    stiff = nc.linear([[-1e4, 5e3], [0.0, -1.0]])
+    found = nc.diagnose(nc.Split(stiff, lambda t, y: np.tanh(y)), [1.0, 1.0], [0.0, 1.0])
+    assert found.recommended == "kvaerno5" and 0.9e4 < found.spectral_radius < 1.1e4
+
+
+def test_events_are_for_a_field_as_a_whole():
+    split = nc.Split(nc.linear(A), push)
+    event = nc.Event(lambda t, y: y[0])
+    with pytest.raises(nc.InputError, match="no events"):
+        nc.solve(split, Y0, T, steps=2, events=event)
+    assert nc.solve(split.whole, Y0, T, events=event).ok
+
+
 def test_a_failed_sample_is_named():
     split = nc.Split(nc.linear(np.zeros(1)), lambda t, y: y**2, methods=("expm", "backward_euler"))
     sol = nc.solve(split, [[0.1], [50.0]], [0.0, 1.0], steps=2, on_failure="mark")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from nodecore import _inputs, methods, plot, tree
 from nodecore._batched import Batched
 from nodecore._failure import failure
-from nodecore._field import Field, Opaque
+from nodecore._field import Field, Opaque, Split
 from nodecore._inputs import Array
 from nodecore._solve import solve
 from nodecore._stability import Stability
@@ -393,6 +393,8 @@ def diagnose(
             f"diagnose: method must be an explicit adaptive one, not {explicit.name}; the implicit "
             "one it is compared with is chosen"
         )
+    if isinstance(field, Split):
+        field = field.whole
     if isinstance(field, Opaque) and field.jac is None:
         raise InputError(
             f"diagnose needs the Jacobian of the opaque field {field.__name__}: pass "

@@ -308,6 +308,10 @@ class Split:
             total = [a + b for a, b in zip(total, leaves, strict=True)]
         return tree.unflatten(treedef, total)
 
+    def whole(self, t: Any, y: Any, params: Any = None, args: Any = None) -> Any:
+        """The sum as a plain field."""
+        return self(t, y, params, args)
+
     def promised(self) -> Split:
         """The same sum with the promise of `nodecore.field`."""
         out = copy(self)

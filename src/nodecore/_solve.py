@@ -61,7 +61,8 @@ def solve(
     ----------
     field : callable
         ``f(t, y)``, ``f(t, y, params)`` or ``f(t, y, params, args)`` in plain NumPy for ONE sample:
-        ``t`` a scalar, ``y`` of one sample's shape. Or `nodecore.field`, `nodecore.opaque`.
+        ``t`` a scalar, ``y`` of one sample's shape. Or `nodecore.field`, `nodecore.opaque`,
+        `nodecore.linear`, `nodecore.Split`.
     y0 : array or tree of arrays
         Initial states, float32 or float64 (others become float64). Leaves of 0 or 1 dimensions are
         one sample; of 2 or more, axis 0 is the batch.
@@ -74,7 +75,8 @@ def solve(
     batch : bool, optional
         True: axis 0 is the batch, also of a (B,) array; False: one sample, whatever its shape.
     method : str or Tableau
-        See ``nodecore.methods.names()``; default "tsit5".
+        See ``nodecore.methods.names()``; default "tsit5". A `Split` has methods of its own: None,
+        "kencarp4" or "etdrk4".
     rtol, atol : float
         The local error of each step is at most ``atol + rtol |y|`` in the root mean square over a
         sample's components. ``atol`` may be one number a component.
@@ -144,8 +146,9 @@ def solve(
     ((2, 10, 2), True)
     """
     leaves, treedef = _inputs.params_leaves(params)
-    if isinstance(field, Split):
-        method = _method_of_sum(field, method, adjoint, dense)
+    given_field = field.fun if isinstance(field, plan.Frozen) else field
+    if isinstance(given_field, Split):
+        method = _method_of_sum(given_field, method, adjoint, dense)
     elif isinstance(method, methods.Composition | methods.Tableau) and method.family in OF_SUMS:
         raise InputError(f"{method.name} solves the sum of an nc.Split, not a field as a whole")
     looked_for = _events.read(events)
@@ -231,7 +234,9 @@ OF_SUMS = ("split", *ADDITIVE)
 def _method_of_sum(field: Split, method: Any, adjoint: Any, dense: bool) -> methods.Solver:
     """What solves a Split: its own scheme, or an additive method."""
     solver: methods.Solver = field.solver
-    if method is not None:
+    if method is field.solver or method is etdrk4():  # that of a solution made earlier
+        solver = method
+    elif method is not None:
         try:
             exponential = methods.normal(method) == "etdrk4"
             solver = etdrk4() if exponential else methods.get(method, ADDITIVE)
