@@ -13,8 +13,8 @@ Diffusion is linear and stiff, the reaction neither, and a solver may use that o
 - implicit-explicit: kencarp4, the diffusion implicit, the reaction explicit, adaptive steps;
 - fully implicit: kvaerno5 on the sum, whose Jacobian has both;
 
-and, for comparison, explicit: tsit5, whose steps the diffusion limits. All experiments are solved at
-once, each with its own steps where they are adaptive.
+and, for comparison, explicit: tsit5, whose steps the diffusion limits. All experiments are solved
+at once, each with its own steps where they are adaptive.
 
 Prints what was learned and the errors and times of each, and saves reaction_diffusion.png beside
 this file.
