@@ -18,7 +18,7 @@ Solving: `solve`, `field`, `opaque`, `methods`, and the step-size controllers. G
 """
 
 from nodecore import losses, methods, nn, optim
-from nodecore._adjoint import Continuous, Discrete
+from nodecore._adjoint import Continuous, Discrete, Reversible
 from nodecore._check import gradcheck, gradient_error
 from nodecore._diagnose import Diagnosis, diagnose
 from nodecore._field import field, opaque
@@ -55,6 +55,7 @@ __all__ = [
     "PIController",
     "PIDController",
     "PrecisionWarning",
+    "Reversible",
     "Solution",
     "SolveError",
     "Stability",

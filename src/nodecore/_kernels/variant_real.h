@@ -4,6 +4,7 @@
 #include "methods/stage.h"
 #include "lanes/tile_memory.h"
 #include "methods/rk.h"
+#include "methods/reversible.h"
 #include "methods/newton.h"
 #include "methods/dirk.h"
 #include "methods/radau.h"
@@ -14,6 +15,7 @@
 #include "lanes/checkpoint.h"
 #include "lanes/drive.h"
 #include "lanes/reverse.h"
+#include "lanes/reversible.h"
 
 /* The floating-point control state is the kernels' own while they run: round to nearest, no
  * flushing of subnormals, whatever other libraries have set. */

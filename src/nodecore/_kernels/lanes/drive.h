@@ -40,6 +40,8 @@ static int FN(propose)(FN(lanes) *s, int64_t l)
         }
         T->h[l] = h;
         T->t_new[l] = t + h;
+        if (T->z)
+            T->h[l] = s->h_free[l] = T->t_new[l] - t; /* going back, it follows from the ends */
         if (fabs(h) < 10 * DBL_EPSILON * fabs(t) || t + h == t)
             return s->trouble[l] ? s->trouble[l] : NC_STEP_UNDERFLOW;
     } else if (c->mode == NC_FIXED_DT) {
@@ -118,11 +120,11 @@ static void FN(emit)(FN(lanes) *s)
             return;
         if (!dense)
             continue;
-        if (!have_stages && p->method->n_stages > p->method->n_step) {
-            FN(rk_dense_stages)(T);
+        if (!have_stages) {
+            int work = FN(method_dense_stages)(T);
             for (int64_t l = 0; l < L; l++)
                 if (s->mask[l] && FN(output_due)(s, l, &exact) && !exact)
-                    s->fev[l] += p->method->n_stages - p->method->n_step;
+                    s->fev[l] += work;
         }
         have_stages = 1;
         FN(method_dense)(T, s->theta, s->dense);
@@ -139,6 +141,8 @@ static void FN(refresh)(FN(lanes) *s)
 {
     FN(tile) *T = &s->tile;
     int any = 0;
+    if (T->z)
+        return; /* its steps begin with an evaluation of their own */
     for (int64_t l = 0; l < s->L; l++) {
         s->fresh_mask[l] = s->fresh[l] && T->active[l] ? -1 : 0;
         any |= s->fresh_mask[l] != 0;
@@ -234,6 +238,17 @@ static void FN(switch_method)(FN(lanes) *s, int64_t l)
     }
 }
 
+/* Of the coupled scheme: has the parasitic mode grown too large? Then the sample ends. A given grid is
+ * gone through whatever happens, so long as the numbers are finite. */
+static int FN(fell_apart)(FN(lanes) *s, int64_t l)
+{
+    int replay = s->tile.p->control.mode == NC_REPLAY;
+    if (replay ? s->apart[l] < HUGE_VAL : s->apart[l] <= 1)
+        return 0;
+    FN(finish_sample)(s, l, replay ? NC_NON_FINITE : NC_UNSTABLE);
+    return 1;
+}
+
 /* One step of every live lane; 0, or why to stop. */
 static int FN(tile_step)(FN(lanes) *s)
 {
@@ -292,7 +307,7 @@ static int FN(tile_step)(FN(lanes) *s)
         any_accepted += ok;
         all_accepted &= ok;
         int exact; /* does this lane read its step stage's derivative, whatever the others do? */
-        int finish = ok && FN(method_finishes)(FN(maker)(T, l)->method) && (c->mode == NC_REPLAY || T->t_new[l] != s->t_end[l] ||
+        int finish = ok && FN(method_finishes)(FN(maker)(T, l)) && (c->mode == NC_REPLAY || T->t_new[l] != s->t_end[l] ||
                             (FN(output_due)(s, l, &exact) && !exact));
         need_finish |= finish;
         if (T->active[l])
@@ -300,13 +315,13 @@ static int FN(tile_step)(FN(lanes) *s)
         if (T->active[l] && FN(maker)(T, l) == T)
             s->fev[l] += finish_first || finish;
     }
-    if (!finish_first && FN(method_finishes)(m) && (need_finish || (any_accepted && T->keep_res[last])))
+    if (!finish_first && FN(method_finishes)(T) && (need_finish || (any_accepted && T->keep_res[last])))
         FN(method_finish)(T); /* a trace is whole */
 
     int stop = 0;
     s->accepted_lanes = any_accepted;
     if (any_accepted) {
-        if (s->record)
+        if (s->record && !T->z)
             stop = FN(record)(s);
         FN(emit)(s);
         if (all_accepted) {
@@ -317,6 +332,8 @@ static int FN(tile_step)(FN(lanes) *s)
             FN(select_lanes)(T->y, T->y1, s->mask, D, L);
         }
         FN(method_advance)(T, s->mask, all_accepted);
+        if (T->z)
+            FN(coupled_apart)(T, s->part, s->tmp, s->pad, s->apart);
     }
 
     for (int64_t l = 0; l < L; l++) {
@@ -357,9 +374,16 @@ static int FN(tile_step)(FN(lanes) *s)
             s->fresh[l] = 1;
         }
         T->t[l] = T->t_new[l];
+        if (T->z) {
+            s->fev[l] += m->n_step - 1; /* of the way back */
+            if (FN(fell_apart)(s, l))
+                continue;
+        }
         int done = c->mode == NC_REPLAY
                        ? s->count[l] == p->grid_off[T->sample[l] + 1] - p->grid_off[T->sample[l]]
                        : T->t[l] == s->t_end[l];
+        if (T->z && s->record && FN(keep_pair)(s, l, done))
+            stop = NC_STOP_MEMORY;
         if (done)
             FN(finish_sample)(s, l, NC_OK);
     }
@@ -458,6 +482,8 @@ static void FN(start_chunk)(FN(lanes) *s, int64_t chunk)
     int64_t b = s->shared ? 0 : s->next;
     for (int64_t l = 0; l < s->L; l++) {
         FN(lane_in)(s->tile.y, (const REAL *)p->y0 + b * p->dim, p->dim, s->L, l);
+        if (s->tile.z)
+            FN(lane_in)(s->tile.z, (const REAL *)p->y0 + b * p->dim, p->dim, s->L, l);
         s->tile.t[l] = p->t[p->t_off[b]];
         s->tile.h[l] = 0;
         s->tile.sample[l] = b;

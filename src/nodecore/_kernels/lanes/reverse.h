@@ -19,6 +19,10 @@ typedef struct {
     REAL *lambda, *sum, *kappa, *lambda_n, *sbar_stage, *args, *args_out, *carried;
     REAL *kbar[NC_MAX_STAGES], *stiff_kbar[NC_MAX_STAGES], *ybar[NC_MAX_STAGES], *stiff_sum;
     double *sample_bar; /* [samples of the chunk][n_sample] */
+    REAL *z_bar, *lambda_z; /* of the coupled scheme, reversible.h; else NULL */
+    nc_walk *walk;
+    int32_t *q_start;
+    double *turned_time, *turned_size;
     nc_sinks sinks, sample_sinks, second_sinks; /* of reverse, sample_reverse, second */
 } FN(back);
 
@@ -61,6 +65,14 @@ static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
             NC_TAKE(s->stiff_kbar[i], rows);
     }
     NC_TAKE(s->sample_bar, chunk_samples * p->n_sample);
+    if (p->control.coupling > 0) {
+        NC_TAKE(s->z_bar, rows);
+        NC_TAKE(s->lambda_z, rows);
+        NC_TAKE(s->walk, n);
+        NC_TAKE(s->q_start, n);
+        NC_TAKE(s->turned_time, n);
+        NC_TAKE(s->turned_size, n);
+    }
     NC_TAKE(s->sinks.panels, p->n_panels);
     NC_TAKE(s->sample_sinks.panels, p->n_sample_panels);
     NC_TAKE(s->second_sinks.panels, p->n_second_panels);
@@ -141,6 +153,24 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
     return 1;
 }
 
+/* The coupled scheme's outputs have a term more, theta (1 - l) (z - y): gives its share of the cotangent
+ * dy to lambda_z, where the output is interpolated, and returns dy times its derivative in theta. */
+static double FN(pull_apart)(FN(back) *s, int64_t l, const REAL *dy)
+{
+    FN(tile) *T = &s->tile;
+    int64_t D = T->p->dim, L = s->L;
+    REAL pull = FN(pull_to_z)(T), share = pull * (REAL)s->theta[l];
+    double slope = 0;
+    for (int64_t i = 0; i < D; i++) {
+        slope += (double)dy[i] * (double)(pull * T->apart[i * L + l]);
+        if (s->pending[l] == 1) {
+            s->lambda_z[i * L + l] += share * dy[i];
+            s->lambda_n[i * L + l] -= share * dy[i];
+        }
+    }
+    return slope;
+}
+
 /* Gives the cotangents of this step's outputs to lambda (outputs at its end), or to kbar and
  * lambda_n (interpolated ones) and, if they are wanted, to their times. Returns whether an
  * interpolant was needed; with want_t the trace of all stages is there then. */
@@ -190,6 +220,8 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
             for (int i = 0; T->other && i < T->other->method->n_stages; i++)
                 memset(s->stiff_kbar[i], 0, (size_t)(D * L) * sizeof(REAL));
             memset(s->lambda_n, 0, (size_t)(D * L) * sizeof(REAL));
+            if (s->lambda_z)
+                memset(s->lambda_z, 0, (size_t)(D * L) * sizeof(REAL));
         }
         for (int64_t l = 0; l < L; l++) {
             double w[NC_MAX_STAGES], dw[NC_MAX_STAGES];
@@ -209,6 +241,8 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
             }
             if (increments)
                 slope /= by->h[l];
+            if (T->z)
+                slope += FN(pull_apart)(s, l, dy + row * D);
             if (s->pending[l] == 1)
                 for (int64_t i = 0; i < D; i++) {
                     REAL d = dy[row * D + i];
@@ -316,6 +350,23 @@ static int FN(split_lanes)(FN(back) *s)
     return stiff;
 }
 
+/* The sample's first step is done: lambda, the cotangent of y0, and what its values of S were given. */
+static void FN(give_back)(FN(back) *s, const nc_backward *g, int64_t l, int64_t first_sample)
+{
+    const nc_problem *p = s->tile.p;
+    int64_t b = s->cur[l], D = p->dim, L = s->L;
+    REAL *out = (REAL *)g->y0_bar + b * D;
+    const REAL *dy = (const REAL *)g->dy + p->out_off[b] * D;
+    for (int64_t i = 0; i < D; i++) { /* the first outputs are y0 itself */
+        REAL sum = s->lambda[i * L + l];
+        for (int64_t j = 0; j < s->q[l]; j++)
+            sum += dy[j * D + i];
+        out[i] = sum;
+    }
+    for (int64_t i = 0; i < p->n_sample; i++)
+        s->sample_bar[(b - first_sample) * p->n_sample + i] = s->sbar[i * L + l];
+}
+
 /* One entry backwards. Returns the first lane whose cotangent is not finite, or -1. */
 static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record *r, const char *e,
                              int64_t first_sample)
@@ -379,19 +430,8 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
         if (g->want_t)
             FN(pull_grid)(s, g, l, s->time_sum[l], s->size_sum[l]);
         s->q[l] = q[l];
-        if (flags[l] & NC_LANE_FIRST) {
-            int64_t b = s->cur[l];
-            REAL *out = (REAL *)g->y0_bar + b * D;
-            const REAL *dy = (const REAL *)g->dy + p->out_off[b] * D;
-            for (int64_t i = 0; i < D; i++) { /* the first outputs are y0 itself */
-                REAL sum = s->lambda[i * L + l];
-                for (int64_t j = 0; j < q[l]; j++)
-                    sum += dy[j * D + i];
-                out[i] = sum;
-            }
-            for (int64_t i = 0; i < p->n_sample; i++)
-                s->sample_bar[(b - first_sample) * p->n_sample + i] = s->sbar[i * L + l];
-        }
+        if (flags[l] & NC_LANE_FIRST)
+            FN(give_back)(s, g, l, first_sample);
     }
     return -1;
 }
@@ -604,6 +644,8 @@ static int FN(unroll)(nc_problem *p, int64_t chunk, nc_record *out)
     return failed;
 }
 
+static int FN(back_paths)(FN(back) *s, nc_backward *g, int64_t chunk, int64_t begin, int64_t end);
+
 static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
 {
     FN(tile) *T = &s->tile;
@@ -629,7 +671,9 @@ static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
     memset(s->carried, 0, (size_t)(D * s->L) * sizeof(REAL));
     FN(method_reset)(T);
     memset(s->sbar, 0, (size_t)(p->n_sample * s->L) * sizeof(double));
-    if (r->limit ? FN(back_scheduled)(s, g, chunk, begin) : FN(back_all)(s, g, chunk, begin))
+    if (r->paths    ? FN(back_paths)(s, g, chunk, begin, end)
+        : r->limit ? FN(back_scheduled)(s, g, chunk, begin)
+                   : FN(back_all)(s, g, chunk, begin))
         return;
     FN(back_samples)(s, g, begin, end);
     FN(panel_flush)(&s->sinks);

@@ -57,6 +57,11 @@ static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
     NC_TAKE(s->base[NC_SP_CURVE], (int64_t)p->curve.rows * L + FN(SLACK));
     NC_TAKE(s->piece, lanes);
     s->base[NC_SP_U] = (REAL *)p->uniform;
+    if (p->control.coupling > 0) {
+        NC_TAKE(s->z, rows);
+        NC_TAKE(s->apart, rows);
+        NC_TAKE(s->minus_h, lanes);
+    }
     if (m->stiff) {
         NC_TAKE(s->stiff, lanes);
         NC_TAKE(s->look, lanes);

@@ -46,6 +46,10 @@ static void FN(method_step)(FN(tile) *s, double *part)
         FN(auto_step)(s, part);
         return;
     }
+    if (s->z) {
+        FN(coupled_step)(s);
+        return;
+    }
     switch (s->method->family) {
     case NC_EXPLICIT:
         FN(rk_step)(s);
@@ -62,20 +66,22 @@ static void FN(method_step)(FN(tile) *s, double *part)
 }
 
 /* Whether the next step's first derivative is still to be evaluated; if so, by method_finish. */
-static int FN(method_finishes)(const nc_tableau *m)
+static int FN(method_finishes)(const FN(tile) *s)
 {
-    return m->family == NC_EXPLICIT;
+    return s->method->family == NC_EXPLICIT && !s->z;
 }
 
 static int FN(error_reads_finish)(const nc_tableau *m)
 {
-    return FN(method_finishes)(m) && FN(rk_error_reads_finish)(m);
+    return m->family == NC_EXPLICIT && FN(rk_error_reads_finish)(m);
 }
 
-/* The next step's first derivative. */
+/* The derivative of the step stage: the next step's first, but for the coupled scheme. */
 static void FN(method_finish)(FN(tile) *s)
 {
-    if (FN(any_explicit)(s))
+    if (s->z)
+        FN(coupled_stages)(s, s->method->n_step - 1, s->method->n_step);
+    else if (FN(any_explicit)(s))
         FN(rk_finish)(s);
 }
 
@@ -83,6 +89,10 @@ static void FN(method_finish)(FN(tile) *s)
 static void FN(method_advance)(FN(tile) *s, const RINT *moved, int all)
 {
     int last = s->method->n_step - 1;
+    if (s->z) {
+        FN(coupled_advance)(s, moved);
+        return;
+    }
     if (all) {
         REAL *swap = s->k[0];
         s->k[0] = s->k[last];
@@ -163,10 +173,24 @@ static int64_t FN(method_work)(FN(tile) *s, int64_t l, int64_t *jev, int64_t *fa
 {
     s = FN(maker)(s, l);
     if (s->method->family == NC_EXPLICIT)
-        return s->method->n_step - 2;
+        return s->z ? s->method->n_step - 1 : s->method->n_step - 2;
     *jev += s->n.jev[l];
     *factored += s->n.factored[l];
     return s->n.fev[l];
+}
+
+/* Stages that only the dense output reads, and how many each lane that reads it has: of the coupled
+ * scheme the step stage too, whose derivative no other step reads. */
+static int FN(method_dense_stages)(FN(tile) *s)
+{
+    const nc_tableau *m = s->method;
+    if (s->z) {
+        FN(coupled_stages)(s, m->n_step - 1, m->n_stages);
+        return m->n_stages - m->n_step + 1;
+    }
+    if (m->n_stages > m->n_step)
+        FN(rk_dense_stages)(s);
+    return m->n_stages - m->n_step;
 }
 
 /* out = y(t + theta h), lane by lane; theta 0 where a lane wants nothing. */
@@ -174,6 +198,8 @@ static void FN(method_dense)(FN(tile) *s, const double *theta, REAL *out)
 {
     if (FN(any_explicit)(s))
         FN(dense)(s, theta, out);
+    if (s->z)
+        FN(add_apart)(s, theta, out);
     if (!s->other)
         return;
     FN(dense)(s->other, theta, s->other->n.rest);
