@@ -1,4 +1,4 @@
-"""Which gradient, within which memory: `Discrete`, `Continuous`, `Reversible`, and the plan of a record."""
+"""Which gradient, within which memory: `Discrete` and the others, and the plan of a record."""
 
 from __future__ import annotations
 
@@ -200,9 +200,9 @@ class Reversible:
     Parameters
     ----------
     coupling : float
-        In (0, 1): how firmly y holds on to itself. Near 1 the scheme is nearly that of the method,
-        but nothing damps the difference between y and z; at 0.999 rounding errors grow by
-        1/0.999 with each step that is undone.
+        In (0, 1): the l below. A parasitic mode is damped while l exp(h rho) < 1, with rho the
+        rate at which solutions decay, so a smaller l bears more damping; but undoing a step
+        multiplies rounding errors by 1/l, and the smaller l, the more states are kept against it.
 
     Raises
     ------
@@ -219,7 +219,7 @@ class Reversible:
 
     Damped problems excite a parasitic mode, y - z, that grows while the solution decays. A sample
     ends with status UNSTABLE where the norm of y - z exceeds a hundred tolerances,
-    ``atol + rtol |y|``; with fixed steps, which have no tolerance, a tenth of the norm of y. See
+    ``atol + rtol |y|``; with fixed steps, which have no tolerance, half of the norm of y. See
     docs/math/reversible-adjoint.md; `Discrete` with ``memory=`` has none of these limits.
 
     Examples

@@ -157,9 +157,9 @@ def _advice(sol: Any, b: int, status: Status, t: float, h: float) -> str:
     if status is Status.UNSTABLE:
         return (
             "The parasitic mode of the reversible scheme, the difference of its two states, has "
-            f"grown beyond {'a tenth of the state' if fixed else 'a hundred tolerances'}, as it does "
-            "where solutions are damped. Use nc.Discrete(memory=...), which gives the exact gradient "
-            "within any memory" + ("" if fixed else ", or loosen rtol and atol")
+            f"grown beyond {'half of the state' if fixed else 'a hundred tolerances'}, as it does "
+            "where solutions are damped. Use nc.Discrete(memory=...): its gradient is exact within "
+            "any memory, whatever the problem"
         )
     return ""
 

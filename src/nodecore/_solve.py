@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nodecore import _adjoint, _inputs, methods, plan, tree
+from nodecore._adjoint import Reversible
 from nodecore._failure import failure, warn_precision
 from nodecore._inputs import Array, State, Times
 from nodecore._run import (
@@ -20,7 +21,6 @@ from nodecore._run import (
     Signature,
     run,
 )
-from nodecore._adjoint import Reversible
 from nodecore.control import FixedStep, resolve
 from nodecore.gradient import Given, GridRule
 from nodecore.solution import Solution

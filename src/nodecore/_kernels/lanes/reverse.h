@@ -242,7 +242,7 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
             if (increments)
                 slope /= by->h[l];
             if (T->z)
-                slope += FN(pull_apart)(s, l, dy + row * D);
+                slope += FN(pull_apart)(s, l, dy + row * D) / by->h[l];
             if (s->pending[l] == 1)
                 for (int64_t i = 0; i < D; i++) {
                     REAL d = dy[row * D + i];

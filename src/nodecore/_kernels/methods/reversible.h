@@ -77,15 +77,16 @@ static void FN(coupled_advance)(FN(tile) *s, const RINT *moved)
 }
 
 /* The parasitic mode: out[l] = the norm of y - z, where 1 is too much: a hundred tolerances, atol + rtol
- * times the norm of y, or of half of what a step changes it by (where the state passes zero). Fixed steps
- * have no tolerance; theirs is a thousandth. Norms of the whole state, since a component that passes zero
- * says nothing. Behind coupled_advance, which leaves f(t + h, y) in k[0]. part is [8][L], tmp [2][pad]. */
+ * times the norm of y, or of what eight steps change it by (where the state passes zero). Fixed steps
+ * have no tolerance: half of that norm is too much. Norms of the whole state, since a component that
+ * passes zero says nothing. Behind coupled_advance, which leaves f(t + h, y) in k[0]. part is [8][L],
+ * tmp [2][pad]. */
 static void FN(coupled_apart)(FN(tile) *s, double *part, double *tmp, int64_t pad, double *out)
 {
     const nc_control *c = &s->p->control;
     int64_t D = s->p->dim, L = s->L;
     int adaptive = c->mode == NC_ADAPTIVE;
-    double *state = tmp, *change = tmp + pad, rtol = adaptive ? c->rtol : 1e-3, atol = 0;
+    double *state = tmp, *change = tmp + pad, rtol = adaptive ? c->rtol : 5e-3, atol = 0;
     for (int64_t i = 0; i < D && adaptive; i++) {
         double a = (double)((const REAL *)c->atol)[i];
         atol += a * a;
@@ -97,7 +98,7 @@ static void FN(coupled_apart)(FN(tile) *s, double *part, double *tmp, int64_t pa
     FN(dot_rows)(s->y, s->y, D, L, part, state);
     FN(dot_rows)(s->k[0], s->k[0], D, L, part, change);
     for (int64_t l = 0; l < L; l++) {
-        double half = 0.5 * s->h[l], size = sqrt(fmax(state[l], half * half * change[l]));
+        double h = 8.0 * s->h[l], size = sqrt(fmax(state[l], h * h * change[l]));
         out[l] = out[l] == 0.0 ? 0.0 : sqrt(out[l]) / (100.0 * (atol + rtol * size));
     }
 }
