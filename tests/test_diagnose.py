@@ -78,6 +78,7 @@ def test_a_mildly_stiff_problem_is_left_to_the_explicit_method():
     assert found.recommended == "tsit5"
 
 
+@pytest.mark.filterwarnings("ignore::nodecore.StiffnessWarning")
 def test_what_an_explicit_solve_would_take_is_foretold():
     """Stopped after a hundred steps, the total comes from the spectrum along the other solve."""
     t, y0 = [0.0, 160.0], [2.0, 0.0]
@@ -137,6 +138,7 @@ def test_backwards_in_time_decay_is_growth():
     assert backward.stable_step == np.inf > forward.stable_step
 
 
+@pytest.mark.filterwarnings("ignore::nodecore.StiffnessWarning")
 def test_a_batch_is_judged_by_its_hardest_sample():
     rates = np.array([1.0, 2000.0, 10.0])
     found = nc.diagnose(

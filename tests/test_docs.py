@@ -19,6 +19,15 @@ def test_the_example_of_the_readme_runs(capsys):
     assert "100 samples" in capsys.readouterr().out
 
 
+def test_the_example_of_events_runs(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/events.md").read_text(), re.S)
+    scope = {}
+    exec(example, scope)
+    assert "[1. 2.]" in capsys.readouterr().out
+    np.testing.assert_allclose(scope["g"].params["bounce"], 2.0, rtol=1e-6)
+    np.testing.assert_allclose(scope["fit"].params["bounce"], 0.6, atol=3e-3)
+
+
 def test_the_page_on_stability_says_what_is_printed():
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     page = str(ROOT / "docs" / "stability.md")

@@ -170,6 +170,7 @@ def test_step_underflow_at_tolerances_of_rounding():
     )  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::nodecore.StiffnessWarning")
 def test_max_steps_says_how_far_and_why():
     error = fails(
         lambda t, y: -1e6 * (y - np.cos(t)), [1.0], [0.0, 3.0], max_steps=1000,
@@ -190,6 +191,7 @@ def test_max_steps_says_how_far_and_why():
         )  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::nodecore.StiffnessWarning")
 @pytest.mark.parametrize("options", [{}, {"adjoint": "discrete"}, {"threads": 1}])
 def test_a_deadline_is_kept(options):
     def stiff(t, y):

@@ -216,6 +216,36 @@ class Driver:
                     assert "failed" in str(sol) or sol.ok
                     [sol.message(i) for i in range(B)]
 
+    def events(self):
+        nc = self.nc
+
+        def fall(t, y, p, a):
+            return [y[1], -p["g"] * a, y[0]]
+
+        floor = nc.Event(
+            lambda t, y: y[0], direction=-1, reset=lambda t, y, p: [0.0, -p["e"] * y[1], y[2]]
+        )
+        events = [floor, nc.Event(lambda t, y: y[1], terminal=False),
+                  nc.Event(lambda t, y, p, a: y[2] - 9 * a)]  # fmt: skip
+        p, t = {"g": 10.0, "e": np.array(0.7)}, np.linspace(0, 6, 5)
+        for dtype in (np.float64, np.float32):
+            for B in (1, 3, 9, 37):
+                y0 = self.rng.uniform(1, 5, (B, 3)).astype(dtype)
+                a = self.rng.uniform(0.3, 1.2, B)
+                for options in ({}, {"steps": 7}, {"method": "dop853", "tstops": [1.0, 2.5]}):
+                    for adjoint in ("discrete", nc.Discrete(checkpoints=2)):
+                        sol = nc.solve(
+                            fall, y0, t, p, a, events=events, adjoint=adjoint, on_failure="mark",
+                            rtol=1e-4, atol=1e-5, **options,
+                        )  # fmt: skip
+                        again = sol.replay()
+                        for x, z in zip(sol.t_events[0], again.t_events[0], strict=True):
+                            np.testing.assert_array_equal(x, z)
+                        ones = [[np.ones_like(x) for x in k] for k in sol.t_events]
+                        g = sol.vjp(np.ones_like(sol.y), dt_events=ones)
+                        assert np.isfinite(g.y0).all() and np.isfinite(g.args).all()
+                        assert np.isfinite(g.t).all()
+
     def others(self):
         nc = self.nc
         for B in (1, 5):
@@ -253,6 +283,7 @@ def main():
     driver = Driver(nc)
     driver.all_methods()
     driver.failures()
+    driver.events()
     driver.others()
     print("ok", nc.show_config()["isa"])
 

@@ -16,6 +16,7 @@ LAYERS = [
         "methods",
         "control",
         "schedule",
+        "events",
         "_field",
         "_inputs",
         "_failure",

@@ -335,7 +335,7 @@ def test_the_steps_are_those_that_were_made():
             args = (lambda t, y: np.sin(t) * y, [1.0], t)
             kept = nc.solve(*args, method="rk4", adjoint="discrete", **options)
             walked = nc.solve(*args, method="rk4", adjoint="reversible", **options)
-            for a, b in zip(kept._frozen()[:6], walked._frozen()[:6], strict=True):
+            for a, b in zip(kept._frozen().steps[:6], walked._frozen().steps[:6], strict=True):
                 assert a.tobytes() == b.tobytes(), (t, options)
 
 
@@ -404,7 +404,7 @@ def test_max_steps_and_deadlines():
     assert sol.status == nc.Status.MAX_STEPS
     assert sol.vjp(np.ones((3, 2))).y0.tolist() == [0, 0]
     sol = swing(method="tsit5", max_steps=5, on_failure="mark")
-    assert len(sol._frozen()[0]) == sol.stats.accepted <= 5
+    assert len(sol._frozen().steps[0]) == sol.stats.accepted <= 5
 
 
 def test_without_a_step():

@@ -36,7 +36,7 @@ def test_R_is_what_the_coefficients_say(name):
     assert np.ndim(found.R(-1.0)) == 0
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", [n for n in methods.names() if n != "auto"])
 @pytest.mark.parametrize("z", [-0.5, -0.3 + 1.2j, 0.4j])
 def test_R_is_what_a_step_does(name, z):
     """Of y' = lambda y for a complex y, written as two real components, and a step of length 1."""
@@ -154,3 +154,8 @@ def test_a_missing_matplotlib_is_named(monkeypatch):
     with pytest.raises(ImportError, match=r"pip install.*nodecore\[plot\]") as caught:
         nc.stability("rk4").plot()
     assert isinstance(caught.value, nc.Error)
+
+
+def test_auto_is_two_methods():
+    with pytest.raises(nc.InputError, match="is two methods"):
+        nc.stability("auto")

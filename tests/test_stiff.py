@@ -227,6 +227,7 @@ def test_auto_is_explicit_where_nothing_is_stiff():
     assert auto.stats.switches == 0 and auto.stats.accepted == plain.stats.accepted
 
 
+@pytest.mark.filterwarnings("ignore::nodecore.StiffnessWarning")
 def test_auto_switches_and_comes_back():
     """Relaxation oscillations: implicit on the slow branches, and each sample for itself."""
     mu = np.array([0.5, 200.0])
@@ -258,6 +259,34 @@ def test_gradients_across_a_switch():
     replay = sol.replay()
     np.testing.assert_allclose(replay.y, sol.y, rtol=1e-6, atol=1e-8)
     assert replay.stats.switches == sol.stats.switches
+
+
+# ---- Seeing it -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["tsit5", "dopri5", "dop853"])
+def test_an_explicit_method_says_that_stability_limits_it(method):
+    """Once, with the numbers: the step is its limit over the rate."""
+    p = {"rate": np.array([1.0, 1000.0]), "w": 1.0}
+    with pytest.warns(nc.StiffnessWarning, match=f"sample 1: .* steps of {method}") as caught:
+        sol = nc.solve(lambda t, y, p, a: -a * (y - np.cos(t)), np.ones((2, 1)), [0.0, 10.0], None,
+                       p["rate"], method=method)  # fmt: skip
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert "about 1e+03" in str(caught[0].message) and "samples were limited" not in str(caught[0])
+    assert sol.stats.accepted[1] > 1000
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rtol", [1e-3, 1e-6])
+def test_no_warning_where_accuracy_limits(rtol):
+    def lorenz(t, y):
+        a, b, c = y
+        return [10 * (b - a), a * (28 - c) - b, a * b - 8 / 3 * c]
+
+    for method in ("tsit5", "dopri5", "dop853", "bosh3"):
+        nc.solve(lambda t, y: [y[1], -y[0]], [1.0, 0.0], [0.0, 200.0], method=method, rtol=rtol)
+        nc.solve(lorenz, [1.0, 1.0, 1.0], [0.0, 40.0], method=method, rtol=rtol)
+    nc.solve(dahlquist, [0.0], [0.0, 10.0], {"rate": 1e3, "w": 1.0}, method="kvaerno5", rtol=rtol)
 
 
 # ---- Failure -------------------------------------------------------------------------------------

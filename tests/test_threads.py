@@ -121,6 +121,7 @@ def test_an_opaque_solution_in_several_threads():
             assert g.params == expected.params
 
 
+@pytest.mark.filterwarnings("ignore::nodecore.StiffnessWarning")
 def test_a_solve_within_a_solve():
     def outer(t, y, p, a):
         inner = nc.solve(lambda t, y: -y, y, [0, 0.1], threads=2)
@@ -138,6 +139,7 @@ def test_a_solve_within_a_solve():
     assert all(seen)
 
 
+@pytest.mark.filterwarnings("ignore::nodecore.StiffnessWarning")
 def test_the_gil_is_released():
     """Another Python thread makes progress while a solve runs."""
     count = 0
@@ -382,6 +384,7 @@ def slow(t, y):
     return -1e4 * (y - np.cos(t))
 
 
+@pytest.mark.filterwarnings("ignore::nodecore.StiffnessWarning")
 def test_a_progress_callback():
     seen = []
     y0 = np.ones((400, 2))
@@ -404,6 +407,7 @@ def test_an_exception_in_a_progress_callback_arrives():
     assert time.perf_counter() - begin < 1.0
 
 
+@pytest.mark.filterwarnings("ignore::nodecore.StiffnessWarning")
 def test_a_progress_bar(capfd):
     nc.solve(slow, np.ones((400, 2)), [0, 2.0], progress=True)
     assert "solve" in capfd.readouterr().err

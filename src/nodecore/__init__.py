@@ -11,7 +11,7 @@ A field is plain NumPy for one sample::
     sol = nc.solve(field, np.ones((3, 2)), np.linspace(0, 1, 5), {"k": 2.0}, adjoint="discrete")
     value, g = sol.value_and_grad(lambda y: np.mean(y**2))
 
-Solving: `solve`, `field`, `opaque`, `methods`, and the step-size controllers. Gradients:
+Solving: `solve`, `field`, `opaque`, `Event`, `methods`, and the step-size controllers. Gradients:
 `Solution.vjp`, `Solution.value_and_grad`, `gradcheck`, `gradient_error`; in fields, `jvp`, `vjp`,
 `grad`, `divergence`. Training: `fit`, `nn`, `optim`, `losses`, `ravel`. Seeing:
 `stability`, `diagnose`.
@@ -26,6 +26,7 @@ from nodecore._fit import fit
 from nodecore._solve import solve
 from nodecore._stability import Stability, stability
 from nodecore.control import FixedStep, IController, PIController, PIDController
+from nodecore.events import Event
 from nodecore.ir.transforms import divergence, grad, jvp, vjp
 from nodecore.plan import show_config
 from nodecore.solution import Solution
@@ -48,6 +49,7 @@ __all__ = [
     "Diagnosis",
     "Discrete",
     "Error",
+    "Event",
     "FixedStep",
     "GradientError",
     "IController",

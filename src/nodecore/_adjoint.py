@@ -297,6 +297,7 @@ class Plan:
 
     adjoint: Discrete
     counts: Any  # steps of each sample, or None while unknown
+    events: bool = False  # there may be events, whose number nobody knows
     chunks: list[ChunkPlan] | None = None
     text: str = "discrete: every accepted step is kept"
 
@@ -314,6 +315,8 @@ class Plan:
             traces = 0
         if a.memory is not None:
             budget = parse_bytes(a.memory)
+            if self.events:
+                besides += budget // 16
             least = besides + n_chunks * (overhead + checkpoint)
             if budget < least:
                 raise InputError(
@@ -383,7 +386,7 @@ class Plan:
         return (KEEP_BINOMIAL, int(slots), n, segment), again * lane_steps // max(n, 1)
 
 
-def plan_for(adjoint: Adjoint, counts: Callable[[], Any]) -> Plan:
+def plan_for(adjoint: Adjoint, counts: Callable[[], Any], events: bool = False) -> Plan:
     """The plan of a record; ``counts`` gives the samples' steps where they are known."""
     if isinstance(adjoint, Continuous):
         return Plan(
@@ -397,7 +400,7 @@ def plan_for(adjoint: Adjoint, counts: Callable[[], Any]) -> Plan:
             text=f"reversible, coupling {adjoint.coupling:g}: steps are undone from the last state "
             f"of a sample, or from those kept every {every} steps",
         )
-    return Plan(adjoint, counts()) if adjoint.limited else _UNLIMITED
+    return Plan(adjoint, counts(), events) if adjoint.limited else _UNLIMITED
 
 
 _UNLIMITED = Plan(Discrete(), None)

@@ -17,7 +17,7 @@ from nodecore.solution import Solution
 from nodecore.status import GradientError, InputError, Status
 
 # Relative steps of the finite differences, the largest first: truncation, then rounding.
-_STEPS = {8: (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6), 4: (3e-2, 1e-2, 3e-3)}
+_STEPS = {8: (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6), 4: (3e-2, 1e-2, 3e-3, 1e-3, 3e-4)}
 
 # gradcheck: near enough to stop trying other steps
 _ENOUGH = 1e-10
@@ -74,6 +74,8 @@ def gradcheck(
     sol: Solution,
     dy: Any = None,
     *,
+    dt_events: Any = None,
+    dy_events: Any = None,
     wrt: Sequence[str] = ("y0", "params", "args", "t"),
     seed: int = 0,
 ) -> float:
@@ -86,8 +88,9 @@ def gradcheck(
     ----------
     sol : Solution
         With an adjoint.
-    dy : like ``sol.y``, optional
-        Cotangent; random by default.
+    dy, dt_events, dy_events : like those of ``sol.vjp``, optional
+        Cotangents of the outputs, and of the times and states of events; if none is given, all are
+        random.
     wrt : sequence of {"y0", "params", "args", "t"}
         What to move; what was not given, what consists of integers, and the times of an opaque
         field, whose gradient is unknown, are skipped.
@@ -131,14 +134,27 @@ def gradcheck(
         if name not in ("y0", "params", "args", "t"):
             raise InputError(f"gradcheck: wrt holds {name!r}; it may hold y0, params, args, t")
     rng = np.random.default_rng(seed)
-    if dy is None:
-        dy = tree.map(lambda x: rng.standard_normal(np.shape(x)), sol.y)
-    g = sol.vjp(dy)
+
+    def random(value: Any) -> Any:
+        return tree.map(lambda x: rng.standard_normal(np.shape(x)), value)
+
+    if dy is None and dt_events is None and dy_events is None:
+        dy = random(sol.y)
+        if sol.t_events:
+            dt_events, dy_events = random(sol.t_events), random(sol.y_events)
+    with_events = {"dt_events": dt_events, "dy_events": dy_events}
+    g = sol.vjp(dy, **{name: bar for name, bar in with_events.items() if bar is not None})
     inputs = sol._in
     base = _given(inputs)
-    dy = _leaves(dy)
+    parts = [(dy, "y"), (dt_events, "t_events"), (dy_events, "y_events")]
+    parts = [(bar, name) for bar, name in parts if bar is not None]
+    bars_out = [x for bar, _ in parts for x in _leaves(bar)]
+
+    def results(solution: Solution) -> list[Array]:
+        return [x for _, name in parts for x in _leaves(getattr(solution, name))]
+
     dtype = inputs.state.y0.dtype
-    most = _dot([np.abs(x) for x in dy], [np.abs(x) for x in _leaves(sol.y)])
+    most = _dot([np.abs(x) for x in bars_out], [np.abs(x) for x in results(sol)])
     seen = 100 * float(np.sqrt(np.finfo(dtype).eps)) * most
     worst = 0.0
     for name in wrt:
@@ -171,7 +187,10 @@ def gradcheck(
             ]
             change: dict[str, Any] = dict.fromkeys(("y0", "params", "args", "t"))
             change[name] = tree.unflatten(treedef, moved)
-            return _dot(dy, _leaves(sol._replay(**change, keep=False).y))
+            moved_to = results(sol._replay(**change, keep=False))
+            if any(x.shape != y.shape for x, y in zip(bars_out, moved_to, strict=True)):
+                return np.nan  # moved so far that an event is lost
+            return _dot(bars_out, moved_to)
 
         best = np.inf
         for eps in _STEPS[dtype.itemsize]:

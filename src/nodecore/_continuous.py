@@ -244,7 +244,7 @@ class Backward:
 
     def _failure(self, made: Any, who: Array) -> GradientError:
         bad = int(np.flatnonzero(made.status != Status.OK)[0])
-        status, (t, h) = Status(int(made.status[bad])), made.floats[:, bad]
+        status, (t, h) = Status(int(made.status[bad])), made.floats[:2, bad]
         if self.spec.mode == "backsolve":
             why = f"backsolve solves for y backwards too: {_DAMPED}"
         else:

@@ -5,6 +5,7 @@ One file: half of it is the docstrings of what users read.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from nodecore._solve import solve
 from nodecore._stability import Stability
 from nodecore.ir.arity import field_arguments
 from nodecore.ir.transforms import jvp
-from nodecore.status import InputError, Status
+from nodecore.status import InputError, Status, StiffnessWarning
 
 ComplexArray = npt.NDArray[np.complex128]
 
@@ -263,16 +264,18 @@ class _Sample:
     def solve(self, method: str, seconds: float) -> Trial:
         """Along the trajectory, every step kept."""
         room = max(1000, int(2e8 / (8 * self.dim + 64)))
-        sol = solve(
-            self.field, self.y0, self.ends, self.params, self.args, batch=False, method=method,
-            dense=True, on_failure="mark", max_steps=min(_MOST_STEPS, room), deadline=seconds,
-            **self.options,
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", StiffnessWarning)  # it is what is asked here
+            sol = solve(
+                self.field, self.y0, self.ends, self.params, self.args, batch=False, method=method,
+                dense=True, on_failure="mark", max_steps=min(_MOST_STEPS, room), deadline=seconds,
+                **self.options,
+            )  # fmt: skip
         if sol.status == Status.NON_FINITE and sol.stats.accepted == 0:
             raise failure(sol)
-        t, h, t_end, y = sol._frozen()[3:7]
+        t, h, t_end, y = sol._frozen().steps[3:7]
         work = sol.stats.nfev
-        if not methods.get(method).explicit:
+        if methods.get(method).family != "explicit":
             work = 2 * work + sol.stats.njev * self.dim + sol.stats.nlu * self.dim / 3
         return Trial(
             method,
@@ -385,7 +388,7 @@ def diagnose(
     True
     """
     explicit = methods.get("tsit5" if method is None else method)
-    if not (explicit.explicit and explicit.adaptive):
+    if not (explicit.family == "explicit" and explicit.adaptive):
         raise InputError(
             f"diagnose: method must be an explicit adaptive one, not {explicit.name}; the implicit "
             "one it is compared with is chosen"

@@ -76,7 +76,7 @@ def failure(sol: Any) -> SolveError:
     failed = np.flatnonzero((run.status != Status.OK) & (run.status != Status.EVENT))
     b = int(failed[0])
     status = Status(int(run.status[b]))
-    t, h = (float(x) for x in run.floats[:, b])
+    t, h = (float(x) for x in run.floats[:2, b])
     text = f"sample {b}: {status.describe(t, h)}. {_advice(sol, b, status, t, h)}"
     if failed.size > 1:
         text += f" ({failed.size} of {len(run.status)} samples failed)"
@@ -96,6 +96,9 @@ def _advice(sol: Any, b: int, status: Status, t: float, h: float) -> str:
     steps = int(run.ints[0, b]) + rejected
     percent = 100 * abs(t - times[0]) / max(abs(times[-1] - times[0]), 1e-300)
     fixed = inputs.control[0] != ADAPTIVE
+    event = _last_event(sol, b, status)
+    if event:
+        return event
     if status is Status.NON_FINITE:
         if t == times[0] and run.ints[0, b] == 0 and (fixed or rejected == 0):
             return (
@@ -162,6 +165,41 @@ def _advice(sol: Any, b: int, status: Status, t: float, h: float) -> str:
             "any memory, whatever the problem"
         )
     return ""
+
+
+def _last_event(sol: Any, b: int, status: Status) -> str:
+    """What an event did, if the sample's end is its work."""
+    run, events = sol._run, sol._in.events
+    if not events:
+        return ""
+    mine = run.events[run.event_off[b] : run.event_off[b + 1]]
+    if not len(mine):
+        return ""
+    last = mine[-1]
+    if status is Status.STEP_UNDERFLOW and last["ends"] == status:
+        k = int(mine["event"][mine["cut"] != 0][-1])
+        times = int(np.sum(mine["event"] == k))
+        return (
+            f"The cause: event {k} ({_name(events[k].g)}) happened {times} times, at last again "
+            "within rounding: its times pile up. Make it terminal, or stop at another event before "
+            "(such as a speed that falls below a limit), or let the reset leave the surface"
+        )
+    if status is Status.NON_FINITE and last["event"] < 0 and last["ends"] == status:
+        return (
+            "The cause: the g of an event is NaN there. Look for sqrt or log of a negative number, "
+            "or a division of zero by zero"
+        )
+    if status is Status.NON_FINITE and last["cut"] and last["t"] == run.floats[0, b]:
+        k = int(last["event"])
+        return (
+            f"The cause: the reset of event {k} ({_name(events[k].reset)}) gives a state that is "
+            "infinite or NaN"
+        )
+    return ""
+
+
+def _name(fun: Any) -> str:
+    return str(getattr(fun, "__name__", "unnamed"))
 
 
 def _bad_input(given: Any, b: int) -> str:

@@ -319,7 +319,7 @@ def _validation_data(validation: Any, options: Mapping[str, Any]) -> Samples | N
 
 def _explicit(method: Any) -> bool:
     try:
-        return method is None or methods.get(method, methods.FAMILIES).explicit
+        return method is None or methods.get(method, methods.FAMILIES).family == "explicit"
     except InputError:  # a scheme of parts, or a name that solve will refuse
         return False
 

@@ -11,7 +11,7 @@ from nodecore import _run, tree
 from nodecore._adjoint import Discrete
 from nodecore._field import Opaque
 from nodecore._inputs import Args, Array, State, Times
-from nodecore._run import REPLAY, Inputs
+from nodecore._run import REPLAY, Grid, Inputs
 from nodecore.gradient import Given, Gradient, discrete
 from nodecore.status import GradientError, InputError
 
@@ -38,12 +38,18 @@ def _tangent_leaves(value: Any, like: list[Array], treedef: Any, name: str) -> l
 class Tangent:
     """Everything that a tangent run of one solution needs."""
 
-    def __init__(self, inputs: Inputs, steps: tuple[Array, ...]) -> None:
+    def __init__(self, inputs: Inputs, grid: Grid) -> None:
         if isinstance(inputs.fun, Opaque):
             raise GradientError(
                 "an opaque field has no tangent: forward mode needs a field that can be traced"
             )
-        self.inputs, self.steps = inputs, steps
+        if grid.cuts.size:
+            raise GradientError(
+                f"sample {grid.cuts['sample'][0]} was stopped or reset by an event at t = "
+                f"{grid.cuts['t'][0]:.6g}, and forward mode (jvp, jacobian, hvp) does not pass "
+                "through these: use sol.vjp"
+            )
+        self.inputs, self.grid = inputs, grid
 
     def directions(self, dy0: Any, dparams: Any, dargs: Any) -> tuple[Array, Array]:
         """The tangents of the state (B, D), and of params and args (B, n), for each sample."""
@@ -75,7 +81,7 @@ class Tangent:
         y0 = np.ascontiguousarray(np.concatenate([state.y0[who], dy], axis=1), dtype)
         parts = [slow] if arg.flat is None else [arg.flat[who], slow]
         flat = np.ascontiguousarray(np.concatenate(parts, axis=1), dtype)
-        grid = _run.grid_of(old, self.steps, when)
+        grid = _run.grid_of(old, self.grid, when)
         stops = old.stops
         times = when
         if len(who) != len(state.y0) or not np.array_equal(who, np.arange(len(who))):
@@ -111,10 +117,10 @@ class Tangent:
 
 
 def _pick(
-    grid: tuple[Array, ...], when: Times, stops: tuple[Any, Any], who: Array
-) -> tuple[tuple[Array, ...], Times, tuple[Any, Any]]:
+    grid: tuple[Any, ...], when: Times, stops: tuple[Any, Any], who: Array
+) -> tuple[tuple[Any, ...], Times, tuple[Any, Any]]:
     """The grids, times and stops of the samples ``who``."""
-    ends, h, off, out_step, stiff = grid
+    ends, h, off, out_step, _, stiff = grid
 
     def gather(values: Array, starts: Array, stops: Array) -> tuple[Array, Array]:
         n = stops - starts
@@ -127,27 +133,27 @@ def _pick(
     times, _ = gather(when.t, when.t_off[who], when.t_off[who] + sizes)
     new_h, new_off = gather(h, off[who], off[who + 1])
     new_stiff, _ = gather(stiff, off[who], off[who + 1])
-    new_ends, _ = gather(ends, off[who] + who, off[who + 1] + who + 1)
+    new_ends, _ = gather(ends, off[who], off[who + 1])
     moved = Times(times, out_off[:-1].copy(), out_off, "ragged", None)
     if stops[0] is not None:
         stops = gather(stops[0], stops[1][who], stops[1][who + 1])
         if stops[0].size == 0:
             stops = (np.zeros(1), stops[1])
-    return (new_ends, new_h, new_off, rows, new_stiff), moved, stops
+    return (new_ends, new_h, new_off, rows, None, new_stiff), moved, stops
 
 
-def jvp(inputs: Inputs, steps: tuple[Array, ...], dy0: Any, dparams: Any, dargs: Any) -> Array:
+def jvp(inputs: Inputs, grid: Grid, dy0: Any, dparams: Any, dargs: Any) -> Array:
     """Rows (N, D) of the tangent of y."""
-    t = Tangent(inputs, steps)
+    t = Tangent(inputs, grid)
     dy, slow = t.directions(dy0, dparams, dargs)
     made, _ = t.run(np.arange(len(dy)), dy, slow, keep=False)
     rows: Array = made.y[:, dy.shape[1] :]
     return rows
 
 
-def columns(inputs: Inputs, steps: tuple[Array, ...], starts: Array, kind: str) -> Array:
+def columns(inputs: Inputs, grid: Grid, starts: Array, kind: str) -> Array:
     """Rows (N, D, P) of the Jacobian of y in the entries ``starts`` of y0, params or args."""
-    t = Tangent(inputs, steps)
+    t = Tangent(inputs, grid)
     given = inputs.given
     B, D = given.state.y0.shape
     n_slow = sum(p.size for p in given.params) + (
@@ -167,7 +173,7 @@ def columns(inputs: Inputs, steps: tuple[Array, ...], starts: Array, kind: str) 
 
 
 def hvp(
-    inputs: Inputs, steps: tuple[Array, ...], function: Any, values: Sequence[Array],
+    inputs: Inputs, grid: Grid, function: Any, values: Sequence[Array],
     to_rows: Any, dy0: Any, dparams: Any, dargs: Any,
 ) -> Gradient:  # fmt: skip
     """The Hessian of a loss of y times a direction: the adjoint of the tangent run.
@@ -175,7 +181,7 @@ def hvp(
     ``function`` is the derivative of the loss along a tangent of y, with its gradient in y and in
     the tangent; ``values`` are its inputs but for y and the tangent.
     """
-    t = Tangent(inputs, steps)
+    t = Tangent(inputs, grid)
     dy, slow = t.directions(dy0, dparams, dargs)
     D = dy.shape[1]
     made, doubled = t.run(np.arange(len(dy)), dy, slow, keep=True)

@@ -17,6 +17,7 @@ from nodecore import _adjoint, _inputs, plan, tree
 from nodecore._adjoint import Adjoint, Continuous, Discrete
 from nodecore._field import Field, Opaque
 from nodecore._inputs import Array, State, Times
+from nodecore.events import Event
 from nodecore.gradient import Given, GridRule, OpaquePull
 from nodecore.ir.trace import Spec
 from nodecore.methods import Method
@@ -24,7 +25,10 @@ from nodecore.status import InputError
 
 # enum nc_mode
 ADAPTIVE, FIXED_DT, FIXED_STEPS, REPLAY = range(4)
-NO_GRID = (None, None, None, None, None)
+NO_GRID = (None,) * 6
+
+# step of an output that was not reached
+_NEVER = np.iinfo(np.int32).max
 
 
 @dataclass
@@ -43,6 +47,7 @@ class Inputs:
     threads: int = 1
     transform: str = ""  # the field that is solved is made of `fun`: see ir.variational
     curve: tuple[Array, ...] | None = None  # what it reads at each stage: see Run
+    events: tuple[Event, ...] = ()
     grid_k: Array | None = None  # the stages of a given grid
 
     @property
@@ -98,6 +103,7 @@ def run(
     deadline: float | None,
     progress: Any,
     signature: Signature | None = None,
+    given_events: tuple[Array, Array, Array] | None = None,
 ) -> tuple[Any, OpaquePull | None]:
     given = inputs.given
     state, when, arg = given.state, given.when, given.args
@@ -106,7 +112,7 @@ def run(
     opaque = pull = None
     fields = None
     if type(inputs.fun) is Field:
-        fields = inputs.fun.plans.get((signature, given.params_treedef))
+        fields = inputs.fun.plans.get((signature, given.params_treedef, inputs.events))
     if fields is not None:
         uniform = fields.uniform(given.params)
     elif isinstance(inputs.fun, Opaque):
@@ -121,12 +127,21 @@ def run(
                 "of solve are (field, y0, t, params, args)"
             )
         fields = _fields(inputs)
-        if type(inputs.fun) is Field and arg.treedef is None and signature is not None:
-            inputs.fun.plans[(signature, given.params_treedef)] = fields
+        known = arg.treedef is None and signature is not None
+        if type(inputs.fun) is Field and known and plan.pure(inputs.events):
+            inputs.fun.plans[(signature, given.params_treedef, inputs.events)] = fields
         uniform = fields.uniform(given.params)
     record = None
     if keep:
-        record = _adjoint.plan_for(inputs.adjoint or Discrete(), lambda: _counts(inputs, grid))
+        record = _adjoint.plan_for(
+            inputs.adjoint or Discrete(), lambda: _counts(inputs, grid), bool(inputs.events)
+        )
+    events = None
+    if inputs.events:
+        events = (
+            np.array([e.direction for e in inputs.events], np.int32),
+            np.array([e.terminal for e in inputs.events], np.int32),
+        )
     made = plan.Run(
         fields,
         uniform,
@@ -143,6 +158,8 @@ def run(
         record,
         opaque,
         inputs.curve,
+        events,
+        given_events,
         inputs.grid_k,
     )
     seconds = math.inf if deadline is None else deadline
@@ -166,7 +183,7 @@ def _fields(inputs: Inputs) -> Any:
         Spec(arg.treedef, arg.shapes, arg.kinds),
     )
     if inputs.keep and not isinstance(inputs.fun, Field | plan.Frozen):
-        inputs.fun = plan.freeze(inputs.fun, *specs)
+        inputs.fun = plan.freeze(inputs.fun, *specs, inputs.events)
     return plan.fields_for(
         inputs.fun,
         *specs,
@@ -175,6 +192,7 @@ def _fields(inputs: Inputs) -> Any:
         inputs.adjoint is not None,
         lambda: _example(inputs),
         transform=inputs.transform,
+        events=inputs.events,
     )
 
 
@@ -183,10 +201,12 @@ def _counts(inputs: Inputs, grid: tuple[Any, ...]) -> Any:
     mode, n_sub, on_outputs, _, _, dt = inputs.control[:6]
     when = inputs.when
     n_out = np.diff(when.out_off)
-    if mode == FIXED_STEPS:
-        return n_sub * (n_out - 1)
     if mode == REPLAY:
         return np.diff(grid[2])
+    if inputs.events:
+        return None  # they add steps
+    if mode == FIXED_STEPS:
+        return n_sub * (n_out - 1)
     if mode == FIXED_DT and not on_outputs and inputs.stops[0] is None:
         spans = [abs(t[-1] - t[0]) for t in (when.of(b) for b in range(len(n_out)))]
         return np.ceil(np.array(spans) / dt - 1e-9).astype(np.int64)
@@ -288,10 +308,36 @@ def _differences(call: Callable[..., Array], t: Array, y: Array, samples: Array)
 # ---- Running a grid again ------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """What a run did: the steps (`Run.steps`), what each sample reached, and its events."""
+
+    steps: tuple[Array, ...]
+    reached: Array  # outputs
+    t_reached: Array
+    events: tuple[Array, Array, Array] | None
+
+    @classmethod
+    def of(cls, made: Any) -> Grid:
+        """That of a run that kept its steps."""
+        events = None
+        if made.events is not None:
+            events = (made.events, made.event_y, made.event_off)
+        return cls(made.steps(), made.ints[3], made.floats[0], events)
+
+    @property
+    def cuts(self) -> Array:
+        """The events that ended their step."""
+        if self.events is None:
+            return np.zeros(0, np.int64)
+        cuts: Array = self.events[0][self.events[0]["cut"] != 0]
+        return cuts
+
+
 def replay(
-    old: Inputs, steps: tuple[Array, ...], y0: Any, params: Any, args: Any, t: Any, *, keep: bool
+    old: Inputs, grid: Grid, y0: Any, params: Any, args: Any, t: Any, *, keep: bool
 ) -> tuple[Any, OpaquePull | None, Inputs]:
-    """Run the grid ``steps`` again, with some of the inputs changed; see `Solution.replay`."""
+    """Run a grid again, with some of the inputs changed; see `Solution.replay`."""
     given = old.given
     state = given.state if y0 is None else _inputs.state(y0, given.state.batched)
     if state.y0.shape != given.state.y0.shape or state.treedef != given.state.treedef:
@@ -311,7 +357,6 @@ def replay(
         if (arg.treedef, arg.shapes) != (given.args.treedef, given.args.shapes):
             raise InputError("replay: args must have the tree and shapes of the solved ones")
     when = given.when if t is None else _inputs.times(t, B, given.state.batched)
-    grid = grid_of(old, steps, when)
     control = (REPLAY, *old.control[1:8], 2**62, *old.control[9:])
     inputs = Inputs(
         fun=old.fun,
@@ -324,8 +369,9 @@ def replay(
         keep=keep,
         adjoint=old.adjoint if keep else None,
         threads=old.threads,
+        events=old.events,
     )
-    made, pull = run(inputs, grid, None, False)
+    made, pull = run(inputs, grid_of(old, grid, when), None, False, given_events=grid.events)
     return made, pull, inputs
 
 
@@ -334,78 +380,71 @@ def stiff_steps(steps: tuple[Array, ...]) -> Array:
     return np.ascontiguousarray(steps[2] >> 2 & 1, np.uint8)
 
 
-def grid_of(old: Inputs, steps: tuple[Array, ...], when: Times) -> tuple[Array, ...]:
-    """The kernels' form of a grid: step ends, sizes, offsets, the step of each output, and which
-    steps were made by the method's stiff partner."""
+def grid_of(old: Inputs, grid: Grid, when: Times) -> tuple[Any, ...]:
+    """The kernels' form of a grid: step ends, sizes, offsets, the step of each output, the nodes
+    that move, if any, and which steps were made by the method's stiff partner."""
     given = old.given
-    sample, first, _, t_n, h, t_end, _, _ = steps
+    sample, first, _, _, h, t_end, _, _ = grid.steps
     B = len(given.state.y0)
     off = np.concatenate([[0], np.cumsum(np.bincount(sample, minlength=B))]).astype(np.int64)
-    if when is not given.when:
-        if (when.out_off != given.when.out_off).any():
-            raise InputError("replay: t must have as many times as the solved ones")
-        t_n, h, t_end = _move_grid(given, when, sample, first, t_n, h, t_end, off, old.stops)
-    # step ends, one more than steps for each sample
-    grid = np.empty(len(t_n) + B)
-    out_step = np.empty(int(when.out_off[-1]), np.int32)
+    if (when.out_off != given.when.out_off).any():
+        raise InputError("replay: t must have as many times as the solved ones")
+    nodes = None
+    if when is not given.when or grid.cuts.size:
+        nodes = _nodes(given, when, grid, off)
+    out_step = np.full(int(when.out_off[-1]), _NEVER, np.int32)
     for b in range(B):
-        lo, hi = off[b], off[b + 1]
-        grid[lo + b : hi + b] = t_n[lo:hi]
-        grid[hi + b] = t_end[hi - 1] if hi > lo else when.of(b)[0]
-        rows = slice(int(when.out_off[b]), int(when.out_off[b + 1]))
-        n = rows.stop - rows.start
-        out_step[rows] = np.searchsorted(first[lo:hi], np.arange(n), side="right") - 1
-    return grid, np.ascontiguousarray(h), off, out_step, stiff_steps(steps)
+        begin, n = int(when.out_off[b]), int(grid.reached[b])
+        steps = np.searchsorted(first[off[b] : off[b + 1]], np.arange(n), side="right") - 1
+        out_step[begin : begin + n] = steps
+    ends, sizes = np.ascontiguousarray(t_end), np.ascontiguousarray(h)
+    return ends, sizes, off, out_step, nodes, stiff_steps(grid.steps)
 
 
-def _move_grid(
-    given: Given,
-    when: Times,
-    sample: Array,
-    first: Array,
-    t_n: Array,
-    h: Array,
-    t_end: Array,
-    off: Array,
-    stops: tuple[Array | None, Array | None],
-) -> tuple[Array, Array, Array]:
-    """The steps' starts, sizes and ends when the output times move; the rules of GridRule."""
-    old = given.when
-    t_n, h, t_end = t_n.copy(), h.copy(), t_end.copy()
-    for b in range(len(old.t_off)):
+def _nodes(given: Given, when: Times, grid: Grid, off: Array) -> Array:
+    """The nodes around each step, (n, 4), as nc_problem.grid_nodes has them.
+
+    Nodes are the initial time, events that end a step, and, by the `GridRule`, outputs or stops.
+    """
+    _, _, on_stop, _, _, t_end, _, _ = grid.steps
+    out = np.full((len(t_end), 4), np.nan)
+    cuts = grid.cuts
+    for b in range(len(given.when.t_off)):
         here = slice(int(off[b]), int(off[b + 1]))
-        a, z = old.of(b), when.of(b)
-        if (a == z).all():
-            continue
-        start, size, end = t_n[here], h[here], t_end[here]
-        if given.grid_rule is GridRule.HOLD_SIZES:
-            shift = z[0] - a[0]
-            t_n[here], t_end[here] = start + shift, end + shift
-            continue
-        if given.grid_rule is GridRule.HOLD_FRACTIONS:
-            nodes, moved, j = a, z, first[here]
-        else:
-            flat, s_off = stops
-            assert flat is not None and s_off is not None
-            inner = flat[s_off[b] : s_off[b + 1]]
-            inner = inner[(inner != a[0]) & (inner != a[-1])]
-            nodes = np.concatenate([a[:1], inner, a[-1:]])
-            moved = np.concatenate([z[:1], inner, z[-1:]])
-            sign = 1.0 if a[-1] >= a[0] else -1.0
-            j = np.searchsorted(sign * nodes, sign * start, side="right")
-        lo, hi, lo2, hi2 = nodes[j - 1], nodes[j], moved[j - 1], moved[j]
-        ratio = (hi2 - lo2) / (hi - lo)
-        t_n[here] = np.where(start == lo, lo2, lo2 + (start - lo) * ratio)
-        h[here] = size * ratio
-        t_end[here] = np.where(end == hi, hi2, lo2 + (end - lo) * ratio)
-    return t_n, h, t_end
+        old, new = given.when.of(b), when.of(b)
+        end, moved = t_end[here], np.full(here.stop - here.start, np.nan)  # NaN: no node there
+        if given.grid_rule is GridRule.HOLD_STOPS:
+            stop = (on_stop[here] & 1) != 0
+            moved[stop] = end[stop]
+            moved[end == old[-1]] = new[-1]
+        elif given.grid_rule is GridRule.HOLD_FRACTIONS:
+            sign = 1.0 if old[-1] >= old[0] else -1.0
+            k = np.minimum(np.searchsorted(sign * old, sign * end), len(old) - 1)
+            moved[old[k] == end] = new[k[old[k] == end]]
+        mine = cuts[cuts["sample"] == b] if cuts.size else cuts
+        cut = np.full(len(end), np.nan)
+        if mine.size:
+            cut[mine["step"]] = mine["t"]
+        moved[~np.isnan(cut)] = np.nan
+        lower, begin = (old[0], new[0]), here.start
+        for i in np.flatnonzero(~(np.isnan(moved) & np.isnan(cut))):
+            rows = slice(begin, here.start + int(i) + 1)
+            out[rows, :2] = lower
+            if np.isnan(cut[i]):
+                out[rows, 2:] = end[i], moved[i]
+                lower = (end[i], moved[i])
+            else:
+                lower = (cut[i], np.nan)
+            begin = rows.stop
+        out[begin : here.stop, :2] = lower
+    return out
 
 
-def interpolate(old: Inputs, steps: tuple[Array, ...], t: Any) -> Any:
+def interpolate(old: Inputs, grid: Grid, t: Any) -> Any:
     """The dense output: each step that is asked is made once more, from its stored start."""
     given = old.given
     state, B = given.state, len(given.state.y0)
-    sample, _, _, t_n, h, t_end, _, _ = steps
+    sample, _, _, t_n, *_ = steps = grid.steps
     query = _inputs._times_array(t, "t")
     scalar = query.ndim == 0
     if query.ndim > (2 if state.batched else 1) or (query.ndim == 2 and len(query) != B):
@@ -415,6 +454,10 @@ def interpolate(old: Inputs, steps: tuple[Array, ...], t: Any) -> Any:
     K = each.shape[1]
     count = np.bincount(sample, minlength=B)
     off = np.concatenate([[0], np.cumsum(count)])
+    after_event = np.zeros(len(t_n) + 1, bool)
+    cuts = grid.cuts
+    if cuts.size:
+        after_event[off[cuts["sample"]] + cuts["step"] + 1] = True
     out = np.full((B, K, state.y0.shape[1]), np.nan, state.y0.dtype)
     step_of = np.full((B, K), -1)
     for b in range(B):
@@ -432,8 +475,15 @@ def interpolate(old: Inputs, steps: tuple[Array, ...], t: Any) -> Any:
         lo, hi = off[b], off[b + 1]
         k = np.searchsorted(sign * t_n[lo:hi], sign * q, side="right") - 1
         if hi > lo:
-            reached = sign * (q - t_end[hi - 1]) <= 0
-            step_of[b, reached] = lo + np.maximum(k[reached], 0)
+            k = np.maximum(k, 0)
+            near = 8 * np.finfo(float).eps * np.abs(q) if cuts.size else 0.0  # as outputs are due
+            for _ in range(cuts.size):  # at the very time of events it is the state before
+                back = (k > 0) & after_event[lo + k] & (sign * (q - t_n[lo + k]) <= near)
+                if not back.any():
+                    break
+                k -= back
+            reached = sign * (q - grid.t_reached[b]) <= near
+            step_of[b, reached] = lo + k[reached]
         out[b, q == times[0]] = state.y0[b]
         step_of[b, q == times[0]] = -1
     flat = np.flatnonzero(step_of.reshape(-1) >= 0)
@@ -467,7 +517,6 @@ def within_steps(old: Inputs, steps: tuple[Array, ...], which: Array, t: Array) 
     out_step = np.zeros(int(out_off[-1]), np.int32)
     out_step[out_off[:-1]] = -1
     ends = np.stack([t_n[used], t_end[used]], axis=1)
-    grid = ends.reshape(-1)
     # what is on a stop has its one-sided limits, as when the step was made first
     is_stop = np.stack([on_stop[used] & 2, on_stop[used] & 1], axis=1) != 0
     stop_off = np.concatenate([[0], np.cumsum(is_stop.sum(axis=1))]).astype(np.int64)
@@ -503,7 +552,7 @@ def within_steps(old: Inputs, steps: tuple[Array, ...], which: Array, t: Array) 
     )
     one = np.arange(len(used) + 1, dtype=np.int64)
     stiff = np.ascontiguousarray(stiff_steps(steps)[used])
-    made_again = (grid, np.ascontiguousarray(h[used]), one, out_step, stiff)
+    made_again = (t_end[used], h[used], one, out_step, None, stiff)
     found, _ = run(inputs, made_again, None, False)
     values = np.empty((which.size, found.y.shape[1]), found.y.dtype)
     values[order] = found.y[rows]

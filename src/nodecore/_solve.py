@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from nodecore import _adjoint, _inputs, methods, plan, tree
+from nodecore import events as _events
 from nodecore._adjoint import Reversible
-from nodecore._failure import failure, warn_precision
+from nodecore._failure import failure, warn_precision, warn_stiffness
+from nodecore._field import Opaque
 from nodecore._inputs import Array, State, Times
 from nodecore._run import (
     ADAPTIVE,
@@ -47,6 +49,7 @@ def solve(
     adjoint: Any = None,
     tstops: Any = False,
     dense: bool = False,
+    events: Any = None,
     on_failure: str = "raise",
     threads: int | None = None,
     progress: Any = False,
@@ -97,6 +100,10 @@ def solve(
         fresh evaluation that sees the limit ahead (so at ``t[0]`` and ``t[-1]`` too).
     dense : bool
         Keep the steps, so that ``sol(t)`` gives the state at any time.
+    events : Event or list of Event, optional
+        Changes of sign to look for along each solution: ``sol.t_events``, ``sol.y_events``. They
+        may stop a sample (status EVENT, which counts as ok; outputs behind it are NaN) or reset its
+        state. See `nodecore.Event`.
     on_failure : {"raise", "mark"}
         "mark": a failed sample has a status and NaN, the others are untouched.
     threads : int, optional
@@ -138,12 +145,14 @@ def solve(
     ((2, 10, 2), True)
     """
     leaves, treedef = _inputs.params_leaves(params)
+    looked_for = _events.read(events)
     key = sig = None
-    if type(y0) is np.ndarray and type(t) is np.ndarray and type(atol) is float and args is None:
+    plain = type(y0) is np.ndarray and type(t) is np.ndarray and type(atol) is float
+    if plain and args is None:
         key = (
             y0.shape, y0.dtype, t.shape, t.dtype, treedef, tuple([p.shape for p in leaves]), batch,
             method, rtol, atol, dt, steps, first_step, max_step, max_steps, controller, adjoint,
-            tstops if type(tstops) is bool else None, dense, on_failure,
+            tstops if type(tstops) is bool else None, dense, on_failure, bool(looked_for),
         )  # fmt: skip
         try:
             sig = _signatures.values.get(key) if type(tstops) is bool else None
@@ -166,7 +175,7 @@ def solve(
     else:
         sig, given, stop_times = _read(
             y0, t, args, leaves, treedef, batch, method, rtol, atol, dt, steps, first_step,
-            max_step, max_steps, controller, adjoint, tstops, dense, on_failure,
+            max_step, max_steps, controller, adjoint, tstops, dense, on_failure, bool(looked_for),
         )  # fmt: skip
         if sig.keep:
             given = _own(given)
@@ -183,19 +192,47 @@ def solve(
         params,
         sig.control,
         stop_times,
-        sig.options,
+        {**sig.options, "events": events},
         sig.keep,
         sig.adjoint,
         plan.thread_count(threads),
+        events=looked_for,
     )
+    if looked_for:
+        _check_events(field, sig.adjoint)
     made, pull = run(inputs, NO_GRID, deadline, progress, sig)
+    if made.ints[7].max(initial=0) >= WORTH_A_WARNING:
+        from nodecore.methods.order import real_limit
+
+        warn_stiffness(
+            sig.method.name, real_limit(sig.method), made.floats[2], made.floats[3],
+            made.floats[4], np.minimum(made.ints[7], made.ints[0]),
+            batched=given.state.batched, stacklevel=3,
+        )  # fmt: skip
     sol = Solution(made, inputs, pull)
     if on_failure == "raise" and not made.all_ok():
         raise failure(sol)
     return sol
 
 
+# Steps that stability limits in one solve: fewer cost little.
+WORTH_A_WARNING = 500
+
 _signatures: plan.Cache[Signature] = plan.Cache(512)
+
+
+def _check_events(field: Any, adjoint: _adjoint.Adjoint | None) -> None:
+    """Events go with fields that are traced, and with gradients of what was computed."""
+    if isinstance(field, Opaque):
+        raise InputError(
+            f"events need a field that can be traced, and {field.__name__} is opaque: solve "
+            "without events, and look for them in sol(t)"
+        )
+    if isinstance(adjoint, _adjoint.Continuous):
+        raise InputError(
+            'the continuous adjoint does not pass through events: use adjoint="discrete" (or '
+            '"auto")'
+        )
 
 
 def _read(
@@ -218,6 +255,7 @@ def _read(
     tstops: Any,
     dense: bool,
     on_failure: str,
+    has_events: bool,
 ) -> tuple[Signature, Given, tuple[Array | None, Array | None]]:
     """Check everything that `solve` was given."""
     tableau = methods.get("tsit5" if method is None else method)
@@ -231,7 +269,7 @@ def _read(
     stop_times = _inputs.stops(tstops, when, B)
     control, rule = _control(
         tableau, state, rtol, atol, dt, steps, first_step, max_step, max_steps, controller, tstops,
-        stop_times[0] is not None, _coupling(discrete, tableau, dense),
+        stop_times[0] is not None, has_events, _coupling(discrete, tableau, dense, has_events),
     )  # fmt: skip
     given = Given(state, leaves, treedef, arg, when, rule)
     options = {
@@ -263,7 +301,7 @@ def _own(given: Given) -> Given:
     return Given(state, params, given.params_treedef, arg, when, given.grid_rule)
 
 
-def _coupling(adjoint: Any, tableau: methods.Method, dense: bool) -> float:
+def _coupling(adjoint: Any, tableau: methods.Method, dense: bool, has_events: bool) -> float:
     """The coupling of a reversible solve; 0 for all others."""
     if not isinstance(adjoint, Reversible):
         return 0.0
@@ -278,6 +316,10 @@ def _coupling(adjoint: Any, tableau: methods.Method, dense: bool) -> float:
         raise InputError(
             'adjoint="reversible" keeps no steps, which dense=True needs: give the times as '
             "outputs, or use nc.Discrete()"
+        )
+    if has_events:
+        raise InputError(
+            'adjoint="reversible" does not pass through events: use adjoint="discrete" (or "auto")'
         )
     return adjoint.coupling
 
@@ -295,6 +337,7 @@ def _control(
     controller: Any,
     tstops: Any,
     has_stops: bool,
+    has_events: bool,
     coupling: float,
 ) -> tuple[tuple[Any, ...], GridRule]:
     """The kernels' step-size control (see Run), and how the grid depends on the output times."""
@@ -341,11 +384,12 @@ def _control(
         order, rtol, tol = 1, 1.0, np.ones(state.y0.shape[1], state.y0.dtype)
         filter_ = (0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0)
     on_outputs = tstops is True or mode == FIXED_STEPS
+    tied = mode != FIXED_DT or has_events  # behind an event, a grid of dt is no longer t0 + k dt
     rule = (
         GridRule.HOLD_FRACTIONS
-        if on_outputs and mode != FIXED_DT
+        if on_outputs and tied
         else GridRule.HOLD_STOPS
-        if has_stops and mode != FIXED_DT
+        if has_stops and tied
         else GridRule.HOLD_SIZES
     )
     control = (

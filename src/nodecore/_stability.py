@@ -12,6 +12,7 @@ import numpy.typing as npt
 from nodecore import methods, plot
 from nodecore.methods import Method, order
 from nodecore.methods.tableau import FloatArray
+from nodecore.status import InputError
 
 ComplexArray = npt.NDArray[np.complex128]
 
@@ -39,7 +40,8 @@ class Stability:
     """
 
     def __init__(self, method: Method) -> None:
-        self._method = method
+        assert not isinstance(method, methods.Auto)
+        self._method: methods.Tableau | methods.Rosenbrock = method
         self._numerator, self._denominator = order.stability_function(method)
         self.method = method.name
         self.at_infinity = order.at_infinity(self._numerator, self._denominator)
@@ -221,6 +223,11 @@ def stability(method: str | Method) -> Stability:
     >>> nc.stability("backward_euler").l_stable
     True
     """
+    if methods.get(method, (*methods.FAMILIES, "auto")).family == "auto":
+        raise InputError(
+            'method "auto" is two methods: look at nc.stability("tsit5") and '
+            'nc.stability("kvaerno5")'
+        )
     return Stability(methods.get(method, methods.FAMILIES))
 
 

@@ -24,6 +24,9 @@ class GridRule(IntEnum):
     HOLD_SIZES: outputs are interpolated; step sizes are held, so t[0] shifts the grid.
     HOLD_FRACTIONS: steps end on the outputs; each step keeps its fraction of their interval.
     HOLD_STOPS: steps end on given times; only the first and the last interval move.
+
+    An event that ends a step is a node of the grid too: sizes are held up to it, and what is behind
+    it, up to the next output or stop that steps end on, moves with it.
     """
 
     HOLD_SIZES = 0
@@ -122,6 +125,18 @@ class OpaquePull:
         return returned(y_bar, ct.shape, "the opaque field's vjp, for y_bar,", "y")
 
 
+# Cotangents of the times (n,) and states (n, D) of all events of a run.
+EventBars = tuple[Array, Array]
+
+
+def _back(
+    run: Any, given: Given, dy: Array, threads: int, events: EventBars | None, want_t: bool = False
+) -> tuple[Any, ...]:
+    rule = int(given.grid_rule)
+    out: tuple[Any, ...] = run.backward(dy, threads, rule, want_t, None, *(events or (None, None)))
+    return out
+
+
 def discrete(
     run: Any,
     given: Given,
@@ -129,14 +144,15 @@ def discrete(
     threads: int,
     pull: OpaquePull | None,
     dim: int | None = None,
+    events: EventBars | None = None,
 ) -> Gradient:
     """The exact gradient of <dy, y> with respect to y0, params, args and t.
 
     ``dim``: only this many components of the run's state, and the args of ``given``, are asked for;
-    the others are a tangent.
+    the others are a tangent. ``events``: cotangents of the events too.
     """
     if pull is None:
-        return _discrete(run, given, dy, threads, None, dim)
+        return _discrete(run, given, dy, threads, None, dim, events)
     with pull.lock:
         return _discrete(run, given, dy, threads, pull)
 
@@ -148,12 +164,23 @@ def _discrete(
     threads: int,
     pull: OpaquePull | None,
     dim: int | None = None,
+    events: EventBars | None = None,
 ) -> Gradient:
     if pull is not None:
         pull.start()
-    y0_bar, args_bar, _, acc, bad = run.backward(dy, threads, int(given.grid_rule))
+    y0_bar, args_bar, _, acc, bad = _back(run, given, dy, threads, events)
     if bad is not None:
-        sample, t = bad
+        sample, t, event = bad
+        if event >= 0:
+            raise GradientError(
+                f"sample {sample}: event {event} at t = {t:.6g} has no derivative: g hardly "
+                "changes in time there (it grazes zero, or the state is at rest), so its time is "
+                "not a smooth function of anything. Choose another g, or leave the sample out",
+                sample=sample,
+                t=t,
+            )
+        if events is not None:
+            _check_event_bars(run, sample, events)
         rows = slice(*given.when.out_off[sample : sample + 2])
         wrong = np.flatnonzero(~np.isfinite(dy[rows]).all(axis=1))
         if wrong.size:
@@ -174,13 +201,13 @@ def _discrete(
     if pull is not None:
         for i, bar in enumerate(pull.params_bar):
             if not np.isfinite(bar).all():
-                raise _bad_block(i, run, given, dy, threads, pull)
+                raise _bad_block(i, run, given, dy, threads, pull, events)
     elif given.params:
         params, finite = plan.params_bar(run.fields, run.uniform, acc)
         start = 0
         for i, p in enumerate([] if finite else given.params):
             if not np.isfinite(params[start : start + p.size]).all():
-                raise _bad_block(i, run, given, dy, threads, None)
+                raise _bad_block(i, run, given, dy, threads, None, events)
             start += p.size
 
     def in_time() -> Any:
@@ -188,7 +215,7 @@ def _discrete(
             raise GradientError(
                 "an opaque field's vjp gives no derivative in time, so g.t is unknown"
             )
-        return _t_bar(given, run.backward(dy, threads, int(given.grid_rule), True)[2])
+        return _t_bar(given, _back(run, given, dy, threads, events, True)[2])
 
     return shaped(given, y0_bar, params, args_bar, in_time, pull)
 
@@ -230,20 +257,28 @@ def shaped(
 
 
 def _bad_block(
-    i: int, run: Any, given: Given, dy: Array, threads: int, pull: OpaquePull | None
+    i: int,
+    run: Any,
+    given: Given,
+    dy: Array,
+    threads: int,
+    pull: OpaquePull | None,
+    events: EventBars | None,
 ) -> GradientError:
     """Params leaf i has a cotangent that is not finite, though the states' are: whose fault is it?
 
     The sample is found by halving the batch whose cotangents are kept, the time by halving the
-    outputs: those before the fault do not see it.
+    outputs: those before the fault do not see it. Where it takes the events' cotangents, the sample
+    is that of an event.
     """
+    path = tree.paths(given.params_treedef)[i]
 
-    def bad(begin: int, end: int) -> bool:
+    def bad(begin: int, end: int, events: EventBars | None = None) -> bool:
         part = np.zeros_like(dy)
         part[begin:end] = dy[begin:end]
         if pull is not None:
             pull.start()
-        acc = run.backward(part, threads, int(given.grid_rule))[3]
+        acc = _back(run, given, part, threads, events)[3]
         if pull is not None:
             return not np.isfinite(pull.params_bar[i]).all()
         start = sum(p.size for p in given.params[:i])
@@ -251,6 +286,21 @@ def _bad_block(
         return not np.isfinite(flat[start : start + given.params[i].size]).all()
 
     rows = [int(r) for r in given.when.out_off]
+    if events is not None and not bad(0, rows[-1]):
+        for k in range(len(run.events)):
+            one = (np.zeros_like(events[0]), np.zeros_like(events[1]))
+            one[0][k], one[1][k] = events[0][k], events[1][k]
+            if bad(0, 0, one):
+                break
+        sample, t = int(run.events["sample"][k]), float(run.events["t"][k])
+        return GradientError(
+            f"sample {sample}: the cotangent of params{path} became non-finite on the way to event "
+            f"{run.events['event'][k]} at t = {t:.6g}: a derivative in this parameter is infinite "
+            "or NaN. Look for sqrt, log, division or a power at zero; np.where guards protect "
+            "gradients",
+            sample=sample,
+            t=t,
+        )
     sample, end = 0, len(rows) - 1
     while end - sample > 1:
         half = (sample + end) // 2
@@ -263,13 +313,28 @@ def _bad_block(
     times = given.when.of(sample)
     t = float(times[out - 1])
     return GradientError(
-        f"sample {sample}: the cotangent of params{tree.paths(given.params_treedef)[i]} became "
+        f"sample {sample}: the cotangent of params{path} became "
         f"non-finite on the way to the output at t = {t:.6g}, though those of the states are "
         "finite: the field's derivative in this parameter is infinite or NaN. Look for sqrt, log, "
         "division or a power at zero; np.where guards protect gradients",
         sample=sample,
         t=t,
     )
+
+
+def _check_event_bars(run: Any, sample: int, bars: EventBars) -> None:
+    """Raises if what is not finite was given with an event of the sample."""
+    for name, bar in zip(("dt_events", "dy_events"), bars, strict=True):
+        here = slice(*run.event_off[sample : sample + 2])
+        wrong = ~np.isfinite(bar[here]).reshape(here.stop - here.start, -1).all(axis=1)
+        if wrong.any():
+            e = run.events[here][wrong][-1]
+            raise GradientError(
+                f"sample {sample}: the cotangent of event {e['event']} at t = {e['t']:.6g} is not "
+                f"finite, because {name} is not: look at the loss",
+                sample=sample,
+                t=float(e["t"]),
+            )
 
 
 def _as_given(value: Any, treedef: Any, dtypes: Any) -> Any:

@@ -18,12 +18,14 @@ import numpy as np
 
 from nodecore import _kernels, tree
 from nodecore._field import Field, Opaque
+from nodecore.events import Event
+from nodecore.ir.arity import event_arguments, field_arguments
 from nodecore.ir.autodiff import jvp, vjp
 from nodecore.ir.emit import emit
 from nodecore.ir.graph import Graph, Node, reachable
 from nodecore.ir.lower import Lowered, lower
 from nodecore.ir.program import Operand, Program, Space
-from nodecore.ir.trace import Spec, Trace, graph_key, trace_field, trace_scalar
+from nodecore.ir.trace import Spec, Trace, graph_key, trace_event, trace_field, trace_scalar
 from nodecore.ir.variational import TRANSFORMS
 from nodecore.methods import Method
 from nodecore.status import InputError, TraceError
@@ -181,28 +183,34 @@ def fields_for(
     example: Callable[[], tuple[Any, ...]],
     *,
     transform: str = "",
+    events: tuple[Event, ...] = (),
 ) -> Any:
-    """The compiled fields of a traceable function.
+    """The compiled fields of a traceable function, with its events.
 
     ``example`` gives the first sample's (t, y, params, args), with which a program is compared with
     the function itself when it is seen for the first time. ``transform`` names another field that
-    is made of it (`ir.variational`): "tangent", "gauss", "interpolating", "backsolve".
+    is made of it (`ir.variational`): "tangent", "gauss", "interpolating", "backsolve". Those have
+    no events.
     """
-    if isinstance(fun, Field | Frozen):
-        key = (y_spec, params_spec, args_spec, method, dtype, adjoint, transform)
+
+    def bound() -> Any:
+        specs = (y_spec, params_spec, args_spec)
+        linearise = _LINEARISE[method.family]
+        lowered = _lower(fun, *specs, adjoint, example, transform, linearise, events)
+        return _bind(lowered, method, dtype)
+
+    if isinstance(fun, Field | Frozen) and (isinstance(fun, Frozen) or pure(events)):
+        key = (y_spec, params_spec, args_spec, method, dtype, adjoint, transform, events)
         found = fun.plans.get(key)
         if found is None:
-            target = fun.fun if isinstance(fun, Field) else fun
-            lowered = _lower(
-                target, y_spec, params_spec, args_spec, adjoint, example, transform,
-                _LINEARISE[method.family],
-            )  # fmt: skip
-            found = fun.plans[key] = _bind(lowered, method, dtype)
+            found = fun.plans[key] = bound()
         return found
-    lowered = _lower(
-        fun, y_spec, params_spec, args_spec, adjoint, example, transform, _LINEARISE[method.family]
-    )
-    return _bind(lowered, method, dtype)
+    return bound()
+
+
+def pure(events: tuple[Event, ...]) -> bool:
+    """Whether all functions of the events are promised to be pure."""
+    return all(f is None or isinstance(f, Field) for e in events for f in (e.g, e.reset))
 
 
 # What a family's methods need of the field's derivatives, besides its adjoint; see `lower`.
@@ -235,14 +243,43 @@ class Frozen:
         def same(v: Node) -> Node:
             return g.input(v.attrs[0], v.attrs[1], v.n, v.rate, v.wild)
 
-        t, y = same(old.t), same(old.y)
-        params, args = [same(v) for v in old.params], [same(v) for v in old.args]
-        return Trace(g, g.substitute([old.out], {})[0], t, y, params, args)
+        inputs = {"t": same(old.t), "y": same(old.y)}
+        slow = {"params": [same(v) for v in old.params], "args": [same(v) for v in old.args]}
+        return old.with_outs(g.substitute(old.outs, {}), graph=g, **inputs, **slow)
 
 
-def freeze(fun: Callable[..., Any], y_spec: Spec, params_spec: Spec, args_spec: Spec) -> Frozen:
-    """Trace a plain function once and for all."""
-    return Frozen(fun, trace_field(fun, y_spec, params_spec, args_spec))
+def freeze(
+    fun: Callable[..., Any],
+    y_spec: Spec,
+    params_spec: Spec,
+    args_spec: Spec,
+    events: tuple[Event, ...],
+) -> Frozen:
+    """Trace a plain function and its events once and for all."""
+    return Frozen(fun, _trace(fun, y_spec, params_spec, args_spec, events))
+
+
+def _trace(
+    fun: Callable[..., Any],
+    y_spec: Spec,
+    params_spec: Spec,
+    args_spec: Spec,
+    events: tuple[Event, ...],
+) -> Trace:
+    others = _functions_of(events)
+    trace = trace_field(_function(fun), y_spec, params_spec, args_spec, others=others)
+    for e in events:
+        reset = None if e.reset is None else _function(e.reset)
+        trace = trace_event(trace, _function(e.g), reset, y_spec, params_spec, args_spec)
+    return trace
+
+
+def _function(fun: Callable[..., Any]) -> Callable[..., Any]:
+    return fun.fun if isinstance(fun, Field) else fun
+
+
+def _functions_of(events: tuple[Event, ...]) -> list[Callable[..., Any]]:
+    return [_function(f) for e in events for f in (e.g, e.reset) if f is not None]
 
 
 def _lower(
@@ -254,24 +291,30 @@ def _lower(
     example: Callable[[], tuple[Any, ...]],
     transform: str,
     linearise: str,
+    events: tuple[Event, ...],
 ) -> Lowered:
     if isinstance(fun, Frozen):
         plain = fun.again() if fun.verified else fun.trace
+        if not events:
+            plain = plain.without_events()
     else:
-        plain = trace_field(fun, y_spec, params_spec, args_spec)
+        plain = _trace(fun, y_spec, params_spec, args_spec, events)
     trace, curve = TRANSFORMS[transform](plain) if transform else (plain, None)
     sizes = tuple([(v.n) for v in (*trace.params, *trace.args, trace.y)])
-    key = (graph_key(trace.outs), sizes, len(trace.params), adjoint, transform, linearise)
+    resets = tuple([r is not None for r in trace.resets])
+    content = (graph_key(trace.outs), sizes, len(trace.params), resets)
+    key = (*content, adjoint, transform, linearise)
 
     def make() -> tuple[Lowered, Trace]:
         out = lower(
             trace.graph, trace.out, trace.t, trace.y, trace.params, trace.args,
-            adjoint=adjoint, linearise=linearise, curve=curve,
+            adjoint=adjoint, linearise=linearise, curve=curve, events=trace.events,
+            resets=trace.resets,
         )  # fmt: skip
         if not isinstance(fun, Frozen):
-            _verify(fun, plain, y_spec, example())
+            _verify(_function(fun), plain, y_spec, example(), events)
         elif not fun.verified:
-            _verify(fun.fun, plain, y_spec, example())
+            _verify(_function(fun.fun), plain, y_spec, example(), events)
         return out, trace
 
     lowered = _lowered.get(key, make)[0]
@@ -280,36 +323,58 @@ def _lower(
     return lowered
 
 
-def _verify(fun: Callable[..., Any], trace: Trace, y_spec: Spec, example: tuple[Any, ...]) -> None:
-    """Compare the trace with the function itself, at the first sample's initial state."""
+def _verify(
+    fun: Callable[..., Any],
+    trace: Trace,
+    y_spec: Spec,
+    example: tuple[Any, ...],
+    events: tuple[Event, ...],
+) -> None:
+    """Compare the trace with the functions themselves, at the first sample's initial state."""
     from nodecore.ir.numpy_eval import evaluate
-    from nodecore.ir.trace import field_arguments
 
     t, y, params, args = example
-    count = field_arguments(fun, params is not None, args is not None)
-    try:
-        with np.errstate(all="ignore"):
-            result = fun(*(t, y, params, args)[:count])
-        leaves = tree.flatten(result)[0] if y_spec.treedef != tree.LEAF else [result]
-        direct = np.concatenate([np.asarray(x, np.float64).reshape(-1) for x in leaves])
-    except Exception:
-        return  # a function that only tracers can run has nothing to compare with
     env: dict[Node, Any] = {trace.t: t}
     env[trace.y] = np.concatenate([np.reshape(x, -1) for x in tree.flatten(y)[0]])
     env.update(zip(trace.params, tree.flatten(params)[0], strict=True))
     env.update(zip(trace.args, tree.flatten(args)[0], strict=True))
-    traced = evaluate([trace.out], env)[0]
-    scale = np.abs(direct[np.isfinite(direct)]).max(initial=0)
-    if direct.shape == traced.shape and np.allclose(
-        direct, traced, rtol=1e-6, atol=1e-9 * scale, equal_nan=True
-    ):
-        return
-    name = getattr(fun, "__name__", "field")
-    raise TraceError(
-        f"the traced field {name} gives {traced[:4]} at t = {t}, but the function itself gives "
-        f"{direct[:4]}: it must depend on its arguments alone (no random numbers, no counters, no "
-        "branches on values). Use nc.opaque for a field that cannot be traced"
+
+    def compare(fun: Callable[..., Any], out: Node, what: str, treedef: Any, count: int) -> None:
+        try:
+            with np.errstate(all="ignore"):
+                result = fun(*example[:count])
+            leaves = tree.flatten(result)[0] if treedef != tree.LEAF else [result]
+            direct = np.concatenate([np.asarray(x, np.float64).reshape(-1) for x in leaves])
+        except Exception:
+            return  # a function that only tracers can run has nothing to compare with
+        traced = evaluate([out], env)[0]
+        scale = np.abs(direct[np.isfinite(direct)]).max(initial=0)
+        if direct.shape == traced.shape and np.allclose(
+            direct, traced, rtol=1e-6, atol=1e-9 * scale, equal_nan=True
+        ):
+            return
+        name = getattr(fun, "__name__", what)
+        raise TraceError(
+            f"the traced {what} {name} gives {traced[:4]} at t = {t}, but the function itself "
+            f"gives {direct[:4]}: it must depend on its arguments alone (no random numbers, no "
+            "counters, no branches on values)"
+            + (". Use nc.opaque for a field that cannot be traced" if what == "field" else "")
+        )
+
+    given = (params is not None, args is not None)
+    compare(
+        fun,
+        trace.out,
+        "field",
+        y_spec.treedef,
+        field_arguments(fun, *given, "field", _functions_of(events)),
     )
+    for e, out, behind in zip(events, trace.events, trace.resets, strict=True):
+        g = _function(e.g)
+        compare(g, out, "event", tree.LEAF, event_arguments(g, *given, "event"))
+        if e.reset is not None and behind is not None:
+            reset = _function(e.reset)
+            compare(reset, behind, "reset", y_spec.treedef, event_arguments(reset, *given, "reset"))
 
 
 def opaque_fields(fun: Opaque, method: Method, dtype: Any, dim: int, n_args: int) -> Any:

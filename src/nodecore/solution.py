@@ -13,7 +13,7 @@ from nodecore._adjoint import Continuous, Plan
 from nodecore._continuous import continuous
 from nodecore._failure import component
 from nodecore._inputs import Array
-from nodecore._run import Inputs
+from nodecore._run import Grid, Inputs
 from nodecore.gradient import Gradient, OpaquePull
 from nodecore.ir.graph import STEP
 from nodecore.ir.trace import Static, spec_of
@@ -62,6 +62,12 @@ class Solution:
         0 is ok; see `nodecore.Status`.
     ok : bool
         Whether every sample was solved.
+    t_events : list
+        For each event its times, in the order in which they came: (n,), for a batch a list of B
+        such arrays.
+    y_events : list
+        The states at these times, before the reset: (n, ...), for a batch a list of B such arrays,
+        or a tree of these.
     stats : Stats
         Steps, evaluations, bytes.
     adjoint : str or None
@@ -73,7 +79,7 @@ class Solution:
         self._in = inputs
         self._pull = pull
         self._y: Any = None
-        self._grid: tuple[Array, ...] | None = None  # every accepted step, once it is asked for
+        self._grid: Grid | None = None  # every accepted step, once it is asked for
 
     # ---- what came out ------------------------------------------------------------------------
 
@@ -93,6 +99,38 @@ class Solution:
             return when.split(state.split(rows), state.batched)
         leaves = tree.flatten(state.split(rows))[0]
         return tree.unflatten(state.treedef, [when.split(x, state.batched) for x in leaves])
+
+    @property
+    def t_events(self) -> list[Any]:
+        return [self._by_sample(rows, self._run.events["t"]) for rows in self._event_rows()]
+
+    @property
+    def y_events(self) -> list[Any]:
+        state = self._in.state
+        out = []
+        for rows in self._event_rows():
+            leaves, treedef = tree.flatten(state.split(self._run.event_y))
+            parts = [self._by_sample(rows, leaf) for leaf in leaves]
+            out.append(parts[0] if treedef == tree.LEAF else tree.unflatten(treedef, parts))
+        return out
+
+    def _event_rows(self) -> list[Array]:
+        """For each event its rows in the run's table, sorted by sample and time."""
+        kinds = range(self._n_events)
+        return [np.flatnonzero(self._run.events["event"] == k) for k in kinds]
+
+    def _by_sample(self, rows: Array, values: Array) -> Any:
+        """Rows of the run's table of events: an array, or for a batch one a sample."""
+        if not self._in.state.batched:
+            return values[rows]
+        B = len(self._run.status)
+        ends = np.searchsorted(self._run.events["sample"][rows], np.arange(1, B))
+        return np.split(values[rows], ends)
+
+    @property
+    def _n_events(self) -> int:
+        pickled = isinstance(self._run, _Pickled)
+        return self._run.n_events if pickled else len(self._in.events)
 
     @property
     def status(self) -> Any:
@@ -118,7 +156,7 @@ class Solution:
             i = 0
         if not -B <= i < B:
             raise InputError(f"there is no sample {i} in a batch of {B}")
-        t, h = self._run.floats[:, i]
+        t, h = self._run.floats[:2, i]
         return Status(int(self._run.status[i])).describe(t, h)
 
     @property
@@ -156,6 +194,12 @@ class Solution:
         if state.batched:
             lines.append(
                 f"  worst: sample {worst} with {accepted[worst]:d} + {rejected[worst]:d} steps"
+            )
+        if self._n_events:
+            counts = ", ".join(str(rows.size) for rows in self._event_rows())
+            stopped = int(np.sum(run.status == Status.EVENT))
+            lines.append(
+                f"  events: {counts}" + (f"; stopped {stopped} samples" if state.batched else "")
             )
         if self._in.adjoint is not None:
             lines.append(f"  adjoint: {self.adjoint}; {run.storage_bytes():,} bytes kept")
@@ -205,7 +249,7 @@ class Solution:
 
     # ---- gradients ----------------------------------------------------------------------------
 
-    def vjp(self, dy: Any = None) -> Gradient:
+    def vjp(self, dy: Any = None, *, dt_events: Any = None, dy_events: Any = None) -> Gradient:
         """The gradient of <dy, y> in y0, params, args and t: exact on the steps that were made.
 
         Parameters
@@ -213,6 +257,10 @@ class Solution:
         dy : like ``sol.y``
             Cotangent of the outputs; ignored where an output was not reached. A failed sample
             contributes nothing.
+        dt_events, dy_events : like ``sol.t_events`` and ``sol.y_events``, optional
+            Cotangents of the events' times and states, which are added: the gradient is that of
+            <dy, y> + <dt_events, t_events> + <dy_events, y_events>. None, also in place of one
+            event's, is zero; ``dy`` may be None then.
 
         Returns
         -------
@@ -223,9 +271,10 @@ class Solution:
         Raises
         ------
         GradientError
-            If the solve had no ``adjoint``, or a cotangent is not finite (with sample and time).
+            If the solve had no ``adjoint``, or a cotangent is not finite (with sample and time), or
+            the derivative goes through an event whose g only grazes zero.
         InputError
-            If ``dy`` is not shaped like ``y``.
+            If a cotangent is not shaped like what it belongs to.
 
         Notes
         -----
@@ -243,12 +292,63 @@ class Solution:
                     else 'solve with adjoint="discrete" (or "auto")'
                 )
             )
-        if dy is None:
-            raise InputError("vjp needs dy, the cotangent of y")
-        rows = self._rows(dy)
+        bars = self._event_bars(dt_events, dy_events)
+        if dy is None and bars is None:
+            raise InputError(
+                "vjp needs dy, the cotangent of y (or dt_events, dy_events, those of events)"
+            )
+        rows = np.zeros_like(self._run.y) if dy is None else self._rows(dy)
         if isinstance(self._in.adjoint, Continuous):
-            return continuous(self._run, self._in, self._frozen(), self._in.adjoint, rows)
-        return gradient.discrete(self._run, self._in.given, rows, self._in.threads, self._pull)
+            return continuous(self._run, self._in, self._frozen().steps, self._in.adjoint, rows)
+        return gradient.discrete(
+            self._run, self._in.given, rows, self._in.threads, self._pull, events=bars
+        )
+
+    def _event_bars(self, dt_events: Any, dy_events: Any) -> gradient.EventBars | None:
+        """Cotangents of events as rows in the order of the run's table."""
+        if dt_events is None and dy_events is None:
+            return None
+        state, n = self._in.state, self._n_events
+        if n == 0:
+            raise InputError("dt_events or dy_events was given, but the solve had no events")
+        t_bar, y_bar = np.zeros((len(self._run.events), 1)), np.zeros_like(self._run.event_y)
+        for name, given, bar, shapes, treedef in (
+            ("dt_events", dt_events, t_bar, ((),), tree.LEAF),
+            ("dy_events", dy_events, y_bar, state.shapes, state.treedef),
+        ):
+            if given is None:
+                continue
+            if not isinstance(given, list | tuple) or len(given) != n:
+                raise InputError(f"{name} must be a list with one entry for each of the {n} events")
+            for k, (part, rows) in enumerate(zip(given, self._event_rows(), strict=True)):
+                if part is not None:
+                    bar[rows] = self._event_columns(f"{name}[{k}]", part, rows, shapes, treedef)
+        return t_bar[:, 0].copy(), y_bar
+
+    def _event_columns(self, name: str, part: Any, rows: Array, shapes: Any, treedef: Any) -> Array:
+        """One event's cotangents as (n, columns)."""
+        try:
+            leaves = tree.flatten_up_to(treedef, part)
+        except InputError:
+            raise InputError(f"{name} has another tree than y_events") from None
+        columns = []
+        for leaf, shape in zip(leaves, shapes, strict=True):
+            want = self._by_sample(rows, np.empty((len(self._run.events), *shape)))
+            pairs = [(leaf, want)]
+            if self._in.state.batched:
+                if not isinstance(leaf, list | tuple) or len(leaf) != len(want):
+                    raise InputError(f"{name} must be a list of {len(want)} arrays, one a sample")
+                pairs = list(zip(leaf, want, strict=True))
+            for b, (x, like) in enumerate(pairs):
+                if np.shape(x) != like.shape:
+                    of = f" of sample {b}" if self._in.state.batched else ""
+                    raise InputError(
+                        f"{name}{of} has shape {np.shape(x)}, but there it is {like.shape}"
+                    )
+            parts = [np.reshape(x, (len(like), int(np.prod(shape)))) for x, like in pairs]
+            columns.append(np.concatenate(parts))
+        joined: Array = np.concatenate(columns, axis=1)
+        return joined
 
     def _rows(self, dy: Any) -> Array:
         """A cotangent shaped like y as rows (N, D) in the state's dtype."""
@@ -494,14 +594,14 @@ class Solution:
 
     # ---- the frozen grid ----------------------------------------------------------------------
 
-    def _frozen(self) -> tuple[Array, ...]:
+    def _frozen(self) -> Grid:
         """Every accepted step."""
         if isinstance(self._run, _Pickled):
             raise GradientError("this solution kept no steps: it was pickled")
         if not self._in.keep:
             raise GradientError("this solution kept no steps: solve with adjoint=... or dense=True")
         if self._grid is None:
-            self._grid = self._run.steps()
+            self._grid = Grid.of(self._run)
         return self._grid
 
     def replay(
@@ -515,12 +615,15 @@ class Solution:
             What is changed; None: as it was. Shapes must stay. With other ``t`` the grid follows:
             if outputs were interpolated, step sizes are held and t[0] shifts the grid; if steps
             ended on the outputs, each step keeps its fraction of the interval between them.
+            Events are located again in the steps that they were in, and the steps behind one that
+            ended its step move with it.
 
         Returns
         -------
         Solution
             Per sample the accepted step sizes and the step of each output are those of this
-            solution. A non-finite value is a status. With nothing changed it has the same bits.
+            solution. A non-finite value is a status, NON_FINITE, and so is an event that is not to
+            be found within a step of where it was. With nothing changed it has the same bits.
         """
         return self._replay(y0, params, args, t, keep=self._in.keep)
 
@@ -539,7 +642,8 @@ class Solution:
         Returns
         -------
         like ``y``: (B, K, ...) or (K, ...); without the time axis for one number
-            NaN behind the time that a failed sample reached.
+            NaN behind the time that a sample reached. At the time of an event that resets the state
+            it is the state before.
 
         Raises
         ------
@@ -563,6 +667,9 @@ class _Pickled:
     recomputed: int
     plan: Plan | None
     inputs_of: Inputs
+    n_events: int
+    events: Array | None
+    event_y: Array | None
 
     @classmethod
     def of(cls, sol: Solution) -> _Pickled:
@@ -571,8 +678,9 @@ class _Pickled:
             None, i.method, i.given, i.params, (), i.stops, {}, False, i.adjoint, i.threads
         )
         return cls(
-            r.y, r.status, r.ints, r.floats, r.storage_bytes(), r.recomputed_steps(), r.plan, bare
-        )
+            r.y, r.status, r.ints, r.floats, r.storage_bytes(), r.recomputed_steps(), r.plan, bare,
+            sol._n_events, r.events, r.event_y,
+        )  # fmt: skip
 
     def storage_bytes(self) -> int:
         return self.bytes

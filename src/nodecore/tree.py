@@ -146,6 +146,45 @@ def _unflatten(treedef: Any, leaves: Any) -> Any:
     return tuple(values) if kind == "tuple" else data._make(values)
 
 
+def flatten_up_to(treedef: TreeDef, tree: Any) -> list[Any]:
+    """What stands in place of the leaves of ``treedef``; it may be a tree itself.
+
+    Raises
+    ------
+    InputError
+        If the tree has another structure down to there.
+
+    Examples
+    --------
+    >>> flatten_up_to(flatten({"x": 1.0, "y": 2.0})[1], {"x": [1.0, [2.0]], "y": None})
+    [[1.0, [2.0]], None]
+    """
+    found: list[Any] = []
+    _flatten_up_to(treedef, tree, found)
+    return found
+
+
+def _flatten_up_to(treedef: Any, tree: Any, found: list[Any]) -> None:
+    if treedef == LEAF:
+        found.append(tree)
+        return
+    if treedef is None:
+        if tree is not None:
+            raise InputError("a tree has something where another has None")
+        return
+    kind, data, children = treedef
+    if kind == "dict":
+        same = isinstance(tree, dict) and set(tree) == set(data)
+        items = [tree[key] for key in data] if same else []
+    else:
+        same = isinstance(tree, list | tuple) and len(tree) == len(children)
+        items = list(tree) if same else []
+    if not same:
+        raise InputError(f"a tree has {type(tree).__name__} where another has a {kind} of its own")
+    for child, item in zip(children, items, strict=True):
+        _flatten_up_to(child, item, found)
+
+
 def paths(treedef: TreeDef, root: str = "") -> list[str]:
     """Each leaf as a reader of Python would write it, for error messages.
 

@@ -22,6 +22,8 @@ _Chunks: TypeAlias = Sequence[tuple[int, int, int, int]]
 _Plan: TypeAlias = Callable[[int, list[int], int, int, int], tuple[_Chunks | None, int]]
 # offsets, starts, sizes, coefficients (pieces, degree + 1, rows)
 _Curve: TypeAlias = tuple[_Array, ...]
+# events as in `Run.events`, their states, and the offsets of each sample's
+_Events: TypeAlias = tuple[_Array, _Array, _Ints]
 
 ISAS: tuple[str, ...]
 
@@ -112,6 +114,12 @@ class Run:
     @property
     def last(self) -> _Array | None: ...
     @property
+    def events(self) -> _Array | None: ...
+    @property
+    def event_y(self) -> _Array | None: ...
+    @property
+    def event_off(self) -> _Ints | None: ...
+    @property
     def plan(self) -> _Plan | None: ...
     @property
     def stopped(self) -> bool: ...
@@ -126,6 +134,8 @@ class Run:
         keep: _Plan | None,
         opaque: tuple[_Field, _Pull | None, _Field] | None = None,
         curve: _Curve | None = None,
+        events: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]] | None = None,
+        given_events: _Events | None = None,
         grid_k: _Array | None = None,
     ) -> None: ...
     def forward(
@@ -138,7 +148,9 @@ class Run:
         grid_rule: int,
         want_t: bool = False,
         progress: Callable[[float], object] | None = None,
-    ) -> tuple[_Array, _Array | None, _Floats | None, _Floats, tuple[int, float] | None]: ...
+        event_t_bar: _Floats | None = None,
+        event_y_bar: _Array | None = None,
+    ) -> tuple[_Array, _Array | None, _Floats | None, _Floats, tuple[int, float, int] | None]: ...
     def all_ok(self) -> bool: ...
     def storage_bytes(self) -> int: ...
     def recomputed_steps(self) -> int: ...

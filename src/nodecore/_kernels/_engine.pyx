@@ -118,6 +118,7 @@ cdef extern from "backend.h":
         int32_t adaptive
         int32_t family
         int32_t filter_error
+        int32_t twin
         double gamma
         const double *predictor
         const double *C
@@ -162,6 +163,32 @@ cdef extern from "backend.h":
         const void *coef
         int32_t rows
         int32_t degree
+    ctypedef struct nc_events:
+        nc_program value
+        nc_program slope
+        nc_program reset
+        nc_program pull
+        nc_program spread
+        int32_t n
+        int32_t n_resets
+        int32_t n_panels
+        const int32_t *reset_at
+        const int32_t *direction
+        const int32_t *terminal
+    ctypedef struct nc_event:
+        int64_t sample
+    ctypedef struct nc_event_list:
+        nc_event *items
+        char *y
+        int64_t n
+        int64_t cap
+        int64_t row_bytes
+    void nc_event_free(nc_event_list *list) nogil
+    ctypedef struct nc_event_table:
+        const int64_t *off
+        const nc_event *items
+        const void *y
+    ctypedef double nc_nodes[4]
     ctypedef struct nc_problem
     ctypedef int (*nc_opaque_field)(void *, const nc_problem *, int64_t, const double *,
                                     const void *, void *, const int64_t *, const uint8_t *)
@@ -195,6 +222,9 @@ cdef extern from "backend.h":
         void *opaque_ctx
         const void *uniform
         nc_curve curve
+        nc_events events
+        nc_event_list *found
+        nc_event_table known
         const nc_tableau *method
         nc_control control
         int64_t batch
@@ -208,6 +238,7 @@ cdef extern from "backend.h":
         const int64_t *stop_off
         const double *grid
         const double *grid_h
+        const nc_nodes *grid_nodes
         const int64_t *grid_off
         const int32_t *out_step
         const uint8_t *grid_stiff
@@ -223,6 +254,10 @@ cdef extern from "backend.h":
         int64_t *n_jev
         int64_t *n_lu
         int64_t *n_switches
+        double *stiff_t
+        double *stiff_h
+        double *stiff_rho
+        int64_t *n_stiff
         int64_t tile
         int64_t n_chunks
         nc_record *records
@@ -241,9 +276,12 @@ cdef extern from "backend.h":
         double *acc
         int32_t grid_rule
         int32_t want_t
+        const double *event_t_bar
+        const void *event_y_bar
         int64_t next
         int64_t *bad_sample
         double *bad_t
+        int32_t *bad_event
     ctypedef struct nc_backend:
         const char *isa
         int32_t real_bytes
@@ -322,6 +360,15 @@ cdef const nc_backend *_backend(str isa, bint is_f32) except NULL:
                 break
             return nc_variant_at(i).f32 if is_f32 else nc_variant_at(i).f64
     raise ValueError(f"ISA {isa!r} is not available; there are {', '.join(isas_available())}")
+
+
+# nc_event: one event that happened
+EVENT = np.dtype([
+    ("sample", np.int64), ("event", np.int32), ("step", np.int32), ("t", np.float64),
+    ("theta", np.float64), ("lo", np.float64), ("noise", np.float64), ("side", np.int16),
+    ("cut", np.int16), ("ends", np.int32),
+])
+assert EVENT.itemsize == sizeof(nc_event)
 
 
 # ---- Arrays --------------------------------------------------------------------------------------
@@ -611,6 +658,20 @@ cdef class Fields:
             if adjoint.second is not None:
                 p.second = _program(adjoint.second)
                 p.n_second_panels = adjoint.second.n_panels
+        if lowered.events is not None:
+            self._set_events(lowered.events)
+
+    cdef int _set_events(self, programs) except -1:
+        cdef nc_events *e = &self.proto.events
+        reset_at = np.array(programs.reset_at, np.int32)
+        self.keep_alive.append(reset_at)
+        e.reset_at = <const int32_t *> _ptr(reset_at)
+        e.n, e.n_resets = len(reset_at), int((reset_at >= 0).sum())
+        e.value, e.slope = _program(programs.value), _program(programs.slope)
+        e.reset = _program(programs.reset)
+        e.pull, e.spread = _program(programs.pull), _program(programs.spread)
+        e.n_panels = 0 if programs.spread is None else programs.spread.n_panels
+        return 0
 
     cdef int _set_method(self, m) except -1:
         memset(&self.tableau, 0, sizeof(nc_tableau))
@@ -622,7 +683,6 @@ cdef class Fields:
         self._set_tableau(&self.tableau, m.explicit)
         self._set_tableau(&self.stiff_tableau, m.stiff)
         self.tableau.stiff = &self.stiff_tableau
-        self.tableau.real_limit = m.real_limit
         return 0
 
     cdef int _set_tableau(self, nc_tableau *T, m) except -1:
@@ -637,6 +697,7 @@ cdef class Fields:
         T.degree = k["P"].shape[1]
         T.adaptive = k["b_err"] is not None
         T.gamma, T.filter_error = k["gamma"], k["filter_error"]
+        T.twin, T.real_limit = k.get("twin", 0), k.get("real_limit", 0.0)
         T.A, T.b = <const double *> _ptr(k["A"]), <const double *> _ptr(k["b"])
         T.c, T.P = <const double *> _ptr(k["c"]), <const double *> _ptr(k["P"])
         T.b_err = <const double *> _ptr(k["b_err"])
@@ -753,8 +814,15 @@ def times_ok(t):
 
 
 cdef class Run:
-    """One solve: owns (or shares) its inputs, its results and the record of its steps."""
+    """One solve: owns (or shares) its inputs, its results and the record of its steps.
+
+    `events`, `event_y`, `event_off`: the events that happened, sorted by sample and time (an array of
+    EVENT, (n, dim) states, (B + 1,) offsets); None where none were asked for.
+    """
     cdef nc_problem p
+    cdef nc_event_list found
+    cdef readonly object events, event_y, event_off
+    cdef object event_options, given_events
     cdef nc_record *records
     cdef int64_t n_records
     cdef const nc_backend *be
@@ -770,21 +838,25 @@ cdef class Run:
 
     def __dealloc__(self):
         cdef int64_t i
+        nc_event_free(&self.found)
         if self.records != NULL:
             for i in range(self.n_records):
                 nc_record_free(&self.records[i])
             free(self.records)
 
     def __init__(self, Fields fields, uniform, tuple inputs, tuple control, object keep,
-                 opaque=None, curve=None, grid_k=None):
+                 opaque=None, curve=None, events=None, given_events=None, grid_k=None):
         """keep: None, or the plan of the record: a function of (lanes, chunk bounds, bytes of a
         checkpoint, of a record besides, of all samples' values) that gives for each chunk (kind,
         slots, steps, segment), or None, and the bytes for step traces.
 
         inputs: (y0, args, t, t_off, out_off, stops, stop_off, grid, grid_h, grid_off, out_step,
-        grid_stiff);
+        grid_nodes, grid_stiff);
         grid_k: None, or the stages (steps, stages, D) of a given grid;
         curve: None, or (offsets, starts, sizes, coefficients (pieces, degree + 1, rows)).
+
+        events: None, or (directions, terminal), int32 arrays; given_events: None, or those of the
+        given grid as in (`events`, `event_y`, `event_off`).
 
         control: (mode, n_sub, stop_at_outputs, error_exponent, rtol, dt, first_step, max_step,
         max_steps, atol, *controller, coupling)."""
@@ -796,7 +868,7 @@ cdef class Run:
         self.inputs, self.uniform = inputs, uniform
         p.uniform = _ptr(uniform)
         (y0, args, t, t_off, out_off, stops, stop_off, grid, grid_h, grid_off, out_step,
-         grid_stiff) = inputs
+         grid_nodes, grid_stiff) = inputs
         p.batch = B = y0.shape[0]
         p.y0, p.args = _ptr(y0), _ptr(args)
         p.t = <const double *> _ptr(t)
@@ -806,6 +878,7 @@ cdef class Run:
         p.grid, p.grid_h = <const double *> _ptr(grid), <const double *> _ptr(grid_h)
         p.grid_off = <const int64_t *> _ptr(grid_off)
         p.out_step = <const int32_t *> _ptr(out_step)
+        p.grid_nodes = <const nc_nodes *> _ptr(grid_nodes)
         self.grid_k = grid_k
         p.grid_k = _ptr(grid_k)
         p.grid_stiff = <const uint8_t *> _ptr(grid_stiff)
@@ -823,8 +896,8 @@ cdef class Run:
         c.coupling = control[18]
         n_out = p.out_off[B]
         self.y = np.empty((n_out, fields.dim), fields.dtype)
-        self.ints = np.zeros((7, B), np.int64)
-        self.floats = np.zeros((2, B))
+        self.ints = np.zeros((8, B), np.int64)
+        self.floats = np.zeros((5, B))
         self.status = np.zeros(B, np.int32)
         p.y_out = _ptr(self.y)
         p.status = <int32_t *> _ptr(self.status)
@@ -835,8 +908,12 @@ cdef class Run:
         p.n_jev = p.n_accepted + 4 * B
         p.n_lu = p.n_accepted + 5 * B
         p.n_switches = p.n_accepted + 6 * B
+        p.n_stiff = p.n_accepted + 7 * B
         p.t_reached = <double *> _ptr(self.floats)
         p.h_last = p.t_reached + B
+        p.stiff_t = p.t_reached + 2 * B
+        p.stiff_h = p.t_reached + 3 * B
+        p.stiff_rho = p.t_reached + 4 * B
         self.sample_values = None
         if keep is not None:
             self.sample_values = np.empty((B, p.n_sample), fields.dtype)
@@ -849,6 +926,16 @@ cdef class Run:
             p.opaque_ctx = <void *> self.opaque
             if pull is not None:
                 p.opaque_pull = _opaque_pull
+        if events is None:
+            memset(&p.events, 0, sizeof(nc_events))
+        else:
+            self.event_options = events
+            p.events.direction = <const int32_t *> _ptr(events[0])
+            p.events.terminal = <const int32_t *> _ptr(events[1])
+            self.found.row_bytes = fields.dim * self.be.real_bytes
+            p.found = &self.found
+            if given_events is not None:
+                self._know(given_events)
         self.curve = curve
         if curve is not None:
             off, start, size, coef = curve
@@ -894,6 +981,30 @@ cdef class Run:
                         trace_bytes // p.n_chunks,
                     )
 
+    cdef int _know(self, tuple table) except -1:
+        """Give the kernels events by sample: those of a grid, or what this solve has found."""
+        events, y, off = self.given_events = table
+        self.p.known.items = <const nc_event *> _ptr(events)
+        self.p.known.y, self.p.known.off = _ptr(y), <const int64_t *> _ptr(off)
+        return 0
+
+    cdef int _take_events(self) except -1:
+        """Sorts what was found; the backward pass, and steps made again, look it up."""
+        cdef int64_t n = self.found.n, B = self.p.batch
+        if n:
+            whole = PyMemoryView_FromMemory(<char *> self.found.items, n * sizeof(nc_event), PyBUF_READ)
+            items = np.frombuffer(whole, EVENT)
+            whole = PyMemoryView_FromMemory(self.found.y, n * self.found.row_bytes, PyBUF_READ)
+            y = np.frombuffer(whole, self.fields.dtype).reshape(n, self.fields.dim)
+        else:
+            items, y = np.empty(0, EVENT), np.empty((0, self.fields.dim), self.fields.dtype)
+        order = np.argsort(items["sample"], kind="stable")
+        self.events, self.event_y = items[order], y[order]
+        self.event_off = np.searchsorted(self.events["sample"], np.arange(B + 1)).astype(np.int64)
+        nc_event_free(&self.found)
+        self._know((self.events, self.event_y, self.event_off))
+        return 0
+
     cdef tuple _cut(self, int64_t B, bint keep):
         """Tile width and number of chunks: functions of batch and program only."""
         cdef int64_t v = self.be.vector_lanes, L, chunks, most
@@ -924,6 +1035,8 @@ cdef class Run:
                     else:
                         _follow(be, p)
         p.poll, p.poll_ctx = NULL, NULL
+        if p.found != NULL:
+            self._take_events()
         self._raise(p.stop, watch)
         if not self.all_ok():
             self._take_failed()
@@ -950,9 +1063,12 @@ cdef class Run:
             raise RuntimeError("nodecore: a step could not be made again from its checkpoint")
         return 0
 
-    def backward(self, dy, int n_threads, int grid_rule, bint want_t=False, progress=None):
-        """(y0_bar, args_bar, t_bar, acc, bad): bad is None, or (sample, t) of the first cotangent
-        that is not finite. May run in several threads at once."""
+    def backward(self, dy, int n_threads, int grid_rule, bint want_t=False, progress=None,
+                 event_t_bar=None, event_y_bar=None):
+        """(y0_bar, args_bar, t_bar, acc, bad): bad is None, or (sample, t, event) of the first
+        cotangent that is not finite (event -1), or of an event at which g does not change in time.
+        event_t_bar (n,), event_y_bar (n, dim): cotangents of `events`. May run in several threads
+        at once."""
         cdef nc_problem own = self.p
         cdef nc_problem *p = &own
         cdef const nc_backend *be = self.be
@@ -968,12 +1084,15 @@ cdef class Run:
         acc = np.empty((chunks, p.acc_size))
         cdef int64_t bad[64]
         cdef double bad_t[64]
+        cdef int32_t bad_event[64]
         cdef int64_t i
         for i in range(chunks):
             bad[i] = -1
         g.dy, g.y0_bar, g.args_bar = _ptr(dy), _ptr(y0_bar), _ptr(args_bar)
         g.t_bar, g.acc = <double *> _ptr(t_bar), <double *> _ptr(acc)
-        g.bad_sample, g.bad_t = bad, bad_t
+        g.bad_sample, g.bad_t, g.bad_event = bad, bad_t, bad_event
+        g.event_t_bar = <const double *> _ptr(event_t_bar)
+        g.event_y_bar = _ptr(event_y_bar)
         g.grid_rule, g.want_t = grid_rule, want_t
         p.stop = p.n_done = 0
         p.deadline = INFINITY
@@ -991,10 +1110,10 @@ cdef class Run:
         self._raise(p.stop, watch)
         for i in range(chunks):
             if bad[i] >= 0:
-                return y0_bar, args_bar, t_bar, acc, (bad[i], bad_t[i])
+                return y0_bar, args_bar, t_bar, acc, (bad[i], bad_t[i], bad_event[i])
         if not _finite(_ptr(y0_bar), B * p.dim, self.be.real_bytes == 4):
             bad[0] = np.flatnonzero(~np.isfinite(y0_bar).all(axis=1))[0]
-            return y0_bar, args_bar, t_bar, acc, (bad[0], p.t[p.t_off[bad[0]]])
+            return y0_bar, args_bar, t_bar, acc, (bad[0], p.t[p.t_off[bad[0]]], -1)
         return y0_bar, args_bar, t_bar, acc, None
 
     def all_ok(self):
@@ -1022,6 +1141,8 @@ cdef class Run:
             return 0
         for i in range(self.n_records):
             total += nc_record_bytes(&self.records[i])
+        if self.events is not None:
+            total += self.events.nbytes + self.event_y.nbytes
         return total + self.sample_values.nbytes
 
     def recomputed_steps(self):

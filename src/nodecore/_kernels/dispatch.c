@@ -92,12 +92,24 @@ enum { ARENA_KEEP = 64 << 20 };
 /* A child of fork has none of its parent's threads, though OpenMP believes that it has. */
 static int forked;
 
-static void lock_before_fork(void) { pthread_mutex_lock(&arena_lock); }
-static void unlock_after_fork(void) { pthread_mutex_unlock(&arena_lock); }
+static pthread_mutex_t event_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void lock_before_fork(void)
+{
+    pthread_mutex_lock(&arena_lock);
+    pthread_mutex_lock(&event_lock);
+}
+
+static void unlock_after_fork(void)
+{
+    pthread_mutex_unlock(&event_lock);
+    pthread_mutex_unlock(&arena_lock);
+}
+
 static void unlock_in_child(void)
 {
     forked = 1;
-    pthread_mutex_unlock(&arena_lock);
+    unlock_after_fork();
 }
 
 __attribute__((constructor)) static void survive_fork(void)
@@ -152,6 +164,44 @@ void nc_arena_put(void *p)
         free(a);
 }
 
+/* ---- Events --------------------------------------------------------------------------------- */
+
+static int grow_events(nc_event_list *list)
+{
+    int64_t cap = list->cap ? 2 * list->cap : 16;
+    nc_event *items = realloc(list->items, (size_t)cap * sizeof *items);
+    if (!items)
+        return -1;
+    list->items = items;
+    char *y = realloc(list->y, (size_t)(cap * list->row_bytes));
+    if (!y)
+        return -1;
+    list->y = y;
+    list->cap = cap;
+    return 0;
+}
+
+int nc_event_push(nc_event_list *list, const nc_event *e, const void *y)
+{
+    pthread_mutex_lock(&event_lock);
+    int failed = list->n == list->cap && grow_events(list);
+    if (!failed) {
+        memcpy(list->y + list->n * list->row_bytes, y, (size_t)list->row_bytes);
+        list->items[list->n++] = *e;
+    }
+    pthread_mutex_unlock(&event_lock);
+    return failed ? -1 : 0;
+}
+
+void nc_event_free(nc_event_list *list)
+{
+    free(list->items);
+    free(list->y);
+    list->items = NULL;
+    list->y = NULL;
+    list->n = list->cap = 0;
+}
+
 /* ---- Records -------------------------------------------------------------------------------- */
 
 enum { BLOCK_BYTES = 64 << 10, TRACE_BLOCK_BYTES = 256 << 10 };
@@ -163,7 +213,7 @@ static int64_t round_up(int64_t bytes)
 
 static int64_t carry_bytes(int64_t lanes)
 {
-    return round_up((int64_t)sizeof(nc_carry) + lanes * (3 * 8 + 2 * 8 + 4 + 1));
+    return round_up((int64_t)sizeof(nc_carry) + lanes * (3 * 8 + 3 * 8 + 4 + 1));
 }
 
 void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes, int64_t stages,

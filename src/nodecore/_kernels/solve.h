@@ -29,6 +29,8 @@ typedef struct nc_tableau {
     int32_t n_stages, n_step, degree, adaptive;
     int32_t family;
     int32_t filter_error;         /* the error is multiplied by (I - h gamma J)^-1 */
+    int32_t twin; /* explicit: a stage before the last one that is at c = 1 too, or 0 */
+    int32_t unused;
     double gamma;
     const double *A, *b, *c;      /* [s][s], [s], [s] */
     const double *b_err, *b_err2; /* [s]; NULL where there is none */
@@ -73,6 +75,48 @@ typedef struct {
     int32_t rows, degree;
 } nc_curve;
 
+/* Events: where a function of the solution passes zero (lanes/events.h). A cotangent has a row for each
+ * event, then dim rows for each reset. */
+typedef struct {
+    nc_program value, slope; /* OUT: g of each event; dg/dt, where V is the slope of the state */
+    nc_program reset;        /* OUT: the state behind each event that has a reset */
+    nc_program pull, spread; /* of a cotangent: to Y and T; to S and the gradient accumulator */
+    int32_t n, n_resets, n_panels, unused;
+    const int32_t *reset_at;  /* [n]: the event's block of dim rows in `reset`, or -1 */
+    const int32_t *direction; /* [n]: 1, -1, or 0 for both */
+    const int32_t *terminal;  /* [n] */
+} nc_events;
+
+/* One event that happened. */
+typedef struct {
+    int64_t sample;
+    int32_t event, step; /* event -1: none, only `ends`; step: the sample's accepted steps before it */
+    double t, theta;     /* t = t_n + theta h */
+    double lo, noise;    /* where its bracket began; |g| that cannot be told from 0 there */
+    int16_t side, cut;   /* the sign of g before; whether the step ends there */
+    int32_t ends;        /* the status that the sample ends with there, or 0 */
+} nc_event;
+
+/* Events as they are found, each with its state; those of one sample in the order of its time. */
+typedef struct {
+    nc_event *items;
+    char *y;
+    int64_t n, cap, row_bytes;
+} nc_event_list;
+
+/* 0, or -1 when memory is out; from any thread. */
+int nc_event_push(nc_event_list *list, const nc_event *e, const void *y);
+void nc_event_free(nc_event_list *list);
+
+/* Events by sample: those of sample b are items[off[b]] .. items[off[b + 1] - 1]. */
+typedef struct {
+    const int64_t *off;
+    const nc_event *items;
+    const void *y; /* real [][dim] */
+} nc_event_table;
+
+typedef double nc_nodes[4];
+
 typedef struct nc_problem nc_problem;
 
 /* An opaque field evaluates the active lanes of a tile; 0 on success. y and k are [D][L]. */
@@ -103,6 +147,9 @@ struct nc_problem {
     void *opaque_ctx;
     const void *uniform; /* real */
     nc_curve curve; /* rows 0: none */
+    nc_events events;
+    nc_event_list *found;
+    nc_event_table known; /* replay: the events of the given grid; later those of this solve itself */
 
     const nc_tableau *method;
     nc_control control;
@@ -116,8 +163,12 @@ struct nc_problem {
     const int64_t *t_off, *out_off;
     const double *stops; /* times where steps end and the next starts with a fresh evaluation */
     const int64_t *stop_off;
-    const double *grid; /* replay: step ends, grid[grid_off[b] + b ..], one more than steps */
+    const double *grid; /* replay: each step's end and size */
     const double *grid_h;
+    /* replay, NULL unless the grid moves: for each step the nodes of the grid around it, old and new:
+     * {lower, moved to, upper, moved to}. A lower one that moves to NaN is the sample's last event; an
+     * upper one that is NaN is an event or the end, with sizes held up to there. */
+    const nc_nodes *grid_nodes;
     const int64_t *grid_off;
     const int32_t *out_step; /* replay: the step each output belongs to, -1 for the first */
     const uint8_t *grid_stiff; /* replay: which method each step was made by, or NULL */
@@ -128,6 +179,8 @@ struct nc_problem {
     void *y_out; /* real [out_off[B]][dim] */
     int32_t *status;
     double *t_reached, *h_last;
+    double *stiff_t, *stiff_h, *stiff_rho; /* where stability was last seen to limit the steps */
+    int64_t *n_stiff;                      /* how many steps it limited, about */
     int64_t *n_accepted, *n_rejected, *n_fev, *n_reached, *n_jev, *n_lu, *n_switches;
 
     /* how the batch is cut; chunks have records of their own */
@@ -148,8 +201,8 @@ struct nc_problem {
 enum nc_stop { NC_GO = 0, NC_STOP_INTERRUPT, NC_STOP_DEADLINE, NC_STOP_MEMORY, NC_STOP_CALLBACK };
 
 /* The backward pass. The grid's dependence on t: the step sizes are held (interpolated outputs),
- * or each step's fractions of the interval between outputs (steps end on outputs), or of the first
- * and last interval between stops. */
+ * or each step's fractions of the interval between outputs (steps end on outputs), or of the interval
+ * between stops. Up to an event sizes are held, and what is behind it moves with it. */
 enum nc_grid_rule { NC_HOLD_SIZES = 0, NC_HOLD_FRACTIONS, NC_HOLD_STOPS };
 
 typedef struct {
@@ -159,10 +212,13 @@ typedef struct {
     double *t_bar;  /* [out_off[B]] */
     double *acc;    /* [n_chunks][acc_size] */
     int32_t grid_rule, want_t; /* want_t: t_bar too */
+    const double *event_t_bar; /* like p->known.items, or NULL */
+    const void *event_y_bar;   /* like p->known.y, or NULL */
     int64_t next;
-    /* the first non-finite cotangent, by chunk */
+    /* the first non-finite cotangent, by chunk; or the event at which g does not change in time */
     int64_t *bad_sample; /* [n_chunks], -1: none */
     double *bad_t;
+    int32_t *bad_event; /* -1: not an event */
 } nc_backward;
 
 /* For the leader, when it is out of work: polls until `others` threads have set p->n_done. */

@@ -11,11 +11,14 @@
 #include "methods/rosenbrock.h"
 #include "methods/auto.h"
 #include "methods/method.h"
+#include "lanes/event_state.h"
 #include "lanes/lanes.h"
 #include "lanes/checkpoint.h"
+#include "lanes/events.h"
 #include "lanes/drive.h"
 #include "lanes/reverse.h"
 #include "lanes/reversible.h"
+#include "lanes/events_reverse.h"
 
 /* The floating-point control state is the kernels' own while they run: round to nearest, no
  * flushing of subnormals, whatever other libraries have set. */

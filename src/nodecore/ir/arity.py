@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -52,22 +52,22 @@ _STATE = {"y", "x", "u", "z", "s", "q", "h", "v", "state", "Y", "X", "yy", "conc
 
 
 def field_arguments(
-    fun: Callable[..., Any], has_params: bool, has_args: bool, what: str = "field"
+    fun: Callable[..., Any],
+    has_params: bool,
+    has_args: bool,
+    what: str = "field",
+    others: Sequence[Callable[..., Any]] = (),
 ) -> int:
-    """How many of (t, y, params, args) a field is called with."""
-    least, most, names = arity(fun)
+    """How many of (t, y, params, args) a field is called with.
+
+    It must take what is given, unless one of ``others`` does: functions of its events.
+    """
+    _check_arguments(fun, what)
+    least, most, _ = arity(fun)
     name = getattr(fun, "__name__", what)
-    if len(names) >= 2 and names[1] in _TIME and names[0] not in _TIME:
-        raise TraceError(
-            f"the {what} {name}({', '.join(names)}) takes the state first; it is called as "
-            f"f(t, y, ...): write def {name}({', '.join((names[1], names[0], *names[2:]))})"
-        )
-    wanted = 4 if has_args else 3 if has_params else 2
-    if most < 2 or least > 4:
-        raise TraceError(
-            f"the {what} {name} takes {most if most < 2 else least} arguments; it is called as "
-            "f(t, y), f(t, y, params) or f(t, y, params, args)"
-        )
+    wanted = _wanted(has_params, has_args)
+    if wanted > most and any(arity(other).most >= wanted for other in others):
+        wanted = most
     if wanted > most:
         if has_args:
             raise InputError(
@@ -78,3 +78,30 @@ def field_arguments(
             f"params were given, but the {what} {name} has no third argument: write f(t, y, params)"
         )
     return max(wanted, least)
+
+
+def event_arguments(fun: Callable[..., Any], has_params: bool, has_args: bool, what: str) -> int:
+    """How many of (t, y, params, args) an event's function is called with: as many as it takes."""
+    _check_arguments(fun, what)
+    least, most, _ = arity(fun)
+    return max(min(_wanted(has_params, has_args), most), least)
+
+
+def _wanted(has_params: bool, has_args: bool) -> int:
+    return 4 if has_args else 3 if has_params else 2
+
+
+def _check_arguments(fun: Callable[..., Any], what: str) -> None:
+    """The time comes first, and there are two to four arguments."""
+    least, most, names = arity(fun)
+    name = getattr(fun, "__name__", what)
+    if len(names) >= 2 and names[1] in _TIME and names[0] not in _TIME:
+        raise TraceError(
+            f"the {what} {name}({', '.join(names)}) takes the state first; it is called as "
+            f"f(t, y, ...): write def {name}({', '.join((names[1], names[0], *names[2:]))})"
+        )
+    if most < 2 or least > 4:
+        raise TraceError(
+            f"the {what} {name} takes {most if most < 2 else least} arguments; it is called as "
+            "f(t, y), f(t, y, params) or f(t, y, params, args)"
+        )

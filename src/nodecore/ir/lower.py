@@ -14,6 +14,11 @@ An implicit method needs the linearised field too. ``tangent`` pushes a directio
 through it, which gives the Jacobian column by column; ``time`` is the derivative in time. The
 adjoint of a Rosenbrock method, whose formula holds the Jacobian, differentiates once more:
 ``second`` pulls a cotangent of f_y v + tau f_t back. All of them read one set of residuals.
+
+Events are programs of the same inputs: ``value`` has one row an event, ``slope`` its derivative in
+time along a slope of the state, ``reset`` the state behind each event that has one. Their adjoint
+has two halves, since between the two a number is needed that only the first gives: ``pull`` gives
+cotangents to Y and T, ``spread`` to S and to uniform values.
 """
 
 from __future__ import annotations
@@ -50,6 +55,21 @@ class Tangent:
 
 
 @dataclass(frozen=True, eq=False)
+class EventPrograms:
+    """The programs of the events; ``reset_at``: the block of D rows of each event's reset, or -1.
+
+    The cotangents of the adjoint's two have the rows of ``value``, then those of ``reset``.
+    """
+
+    reset_at: tuple[int, ...]
+    value: Program
+    slope: Program
+    reset: Program
+    pull: Program | None
+    spread: Program | None
+
+
+@dataclass(frozen=True, eq=False)
 class Lowered:
     """The programs of one field; offsets and sizes in rows."""
 
@@ -69,6 +89,7 @@ class Lowered:
     time_dependent: bool
     adjoint: Adjoint | None
     tangent: Tangent | None
+    events: EventPrograms | None
 
 
 class _Uniform:
@@ -124,8 +145,10 @@ def lower(
     adjoint: bool,
     linearise: str = "",
     curve: Node | None = None,
+    events: Sequence[Node] = (),
+    resets: Sequence[Node | None] = (),
 ) -> Lowered:
-    """The programs of ``out = f(t, y, params, args)``.
+    """The programs of ``out = f(t, y, params, args)``, and of its events.
 
     ``linearise``: "first" for methods that need the Jacobian, "second" for those whose adjoint
     needs its derivatives too. ``curve`` is an input whose value at the time of a stage the kernels
@@ -133,25 +156,27 @@ def lower(
     """
     g = graph
     linear = _Linear(g, out, t, y, linearise) if linearise else None
+    happen = _Events(g, t, y, events, resets)
     primal = reachable([out], stop=lambda v: v.rate < STEP)
-    step_nodes = primal
-    if linear is not None:
-        step_nodes = reachable([out, *linear.values], stop=lambda v: v.rate < STEP)
+    outs = [out, *happen.values, *([] if linear is None else linear.values)]
+    step_nodes = reachable(outs, stop=lambda v: v.rate < STEP)
     sample_out = _frontier(step_nodes, SAMPLE, SAMPLE)
-    if out.rate == SAMPLE:
-        sample_out = list(dict.fromkeys([*sample_out, out]))
+    results = [out, *happen.values]
+    sample_out = list(dict.fromkeys([*sample_out, *[v for v in results if v.rate == SAMPLE]]))
     sample_nodes = reachable(sample_out, stop=lambda v: v.rate < SAMPLE)
     s_at, n_sample = _stack(sample_out, Space.S)
     args_at, n_args = _stack(args, Space.ARGS)
 
     uniform = _Uniform(params)
     u_nodes = _frontier([*step_nodes, *sample_nodes], CONST, PARAMS)
-    uniform.add([out] if out.rate <= PARAMS else [])
+    uniform.add(v for v in results if v.rate <= PARAMS)
     uniform.add(u_nodes)
     forward_pending = list(uniform.pending)
     uniform.add_for(forward_pending)
 
-    more = _Derivatives(g, out, t, y, params, args, primal, sample_out, linear, adjoint=adjoint)
+    more = _Derivatives(
+        g, out, t, y, params, args, primal, sample_out, linear, happen, adjoint=adjoint
+    )
     uniform.add(_frontier(more.nodes, CONST, PARAMS))
     uniform.add(v for v in more.operands if v.rate <= PARAMS)
     more_pending = [v for v in uniform.pending if v not in forward_pending]
@@ -204,6 +229,9 @@ def lower(
         if adjoint
         else None,
         tangent=linear.programs({**field_given, **res_at}) if linear is not None else None,
+        events=happen.programs(field_given, more.event_programs(field_given, s_at))
+        if events
+        else None,
     )
 
 
@@ -229,13 +257,19 @@ def _prologue(name: str, nodes: Sequence[Node], at: Mapping[Node, Operand]) -> P
 
 
 class _Pull:
-    """The pullback of one value of a stage: cotangents of Y, T and S, and sinks of uniform ones."""
+    """The pullback of values of a stage: cotangents of Y, T and S, and sinks of uniform ones."""
 
     def __init__(
-        self, g: Graph, out: Node, ct: Node, y: Node, t: Node, sample_out: Sequence[Node]
+        self,
+        g: Graph,
+        outs: Sequence[Node],
+        cts: Sequence[Node],
+        y: Node,
+        t: Node,
+        sample_out: Sequence[Node],
     ) -> None:
         sinks: list[Sink] = []
-        ybar, tbar = vjp(g, [out], [ct], [y, t], sinks, SAMPLE)
+        ybar, tbar = vjp(g, outs, cts, [y, t], sinks, SAMPLE)
         self.in_time = tbar is not None
         self.ybar = g.zeros(y.n) if ybar is None else ybar
         self.tbar = g.zeros(1) if tbar is None else tbar
@@ -251,10 +285,50 @@ class _Pull:
         """Everything that the program computes."""
         return [self.ybar, self.tbar, *self.sbar.values(), *_operands(self.sinks)]
 
+    def to_stage(self) -> list[tuple[Node, Operand]]:
+        """Where the cotangents of Y and T go."""
+        return [(self.ybar, Operand(Space.YBAR, 0)), (self.tbar, Operand(Space.TBAR, 0))]
+
+    def to_sample(self, s_at: Mapping[Node, Operand]) -> list[tuple[Node, Operand]]:
+        """Where that of S goes."""
+        return [(bar, Operand(Space.SBAR, s_at[v].off)) for v, bar in self.sbar.items()]
+
     def outs(self, s_at: Mapping[Node, Operand]) -> list[tuple[Node, Operand]]:
         """Where its results go."""
-        outs = [(self.ybar, Operand(Space.YBAR, 0)), (self.tbar, Operand(Space.TBAR, 0))]
-        return outs + [(bar, Operand(Space.SBAR, s_at[v].off)) for v, bar in self.sbar.items()]
+        return [*self.to_stage(), *self.to_sample(s_at)]
+
+
+class _Events:
+    """Events, their slopes along a slope of the state, and the states behind those that reset."""
+
+    def __init__(
+        self,
+        g: Graph,
+        t: Node,
+        y: Node,
+        events: Sequence[Node],
+        resets: Sequence[Node | None],
+    ) -> None:
+        self.events = list(events)
+        self.behind = [r for r in resets if r is not None]
+        blocks = iter(range(len(self.behind)))
+        self.reset_at = tuple([-1 if r is None else next(blocks) for r in resets])
+        self.v = g.input("tangent", 0, y.n, STEP)
+        slopes = jvp(g, events, [y, t], [self.v, g.const(np.ones(1))])
+        self.slopes = [g.zeros(1) if s is None else s for s in slopes]
+        self.values = [*self.events, *self.slopes, *self.behind]
+
+    def programs(
+        self, given: dict[Node, Operand], adjoint: tuple[Program | None, Program | None]
+    ) -> EventPrograms:
+        """``given``: what they read, but for the slope of the state."""
+        return EventPrograms(
+            self.reset_at,
+            emit("event", _results(self.events), given),
+            emit("event_slope", _results(self.slopes), {**given, self.v: Operand(Space.V, 0)}),
+            emit("reset", _results(self.behind), given),
+            *adjoint,
+        )
 
 
 class _Linear:
@@ -296,10 +370,11 @@ class _Derivatives:
         primal: Sequence[Node],
         sample_out: Sequence[Node],
         linear: _Linear | None,
+        happen: _Events,
         *,
         adjoint: bool,
     ) -> None:
-        self.g, self.linear = g, linear
+        self.g, self.linear, self.has_adjoint = g, linear, adjoint
         self.primal = {v for v in primal if v.rate == STEP}
         self.ct = g.input("ct", 0, y.n, STEP)
         self.time_dependent = linear is not None and linear.in_time
@@ -307,14 +382,18 @@ class _Derivatives:
         step_wanted = list(wanted)
         self.params_bar: list[Node] = []
         if adjoint:
-            self.first = _Pull(g, out, self.ct, y, t, sample_out)
+            self.first = _Pull(g, [out], [self.ct], y, t, sample_out)
+            whats = [*happen.events, *happen.behind]
+            self.event_cts = [g.input("ct", 1 + i, v.n, STEP) for i, v in enumerate(whats)]
+            self.event = _Pull(g, whats, self.event_cts, y, t, sample_out)
             self.second: _Pull | None = None
             self.time_dependent |= self.first.in_time
             step_wanted += self.first.wanted()
             if linear is not None and linear.along is not None:
-                self.second = _Pull(g, linear.along, self.ct, y, t, sample_out)
+                self.second = _Pull(g, [linear.along], [self.ct], y, t, sample_out)
                 step_wanted += self.second.wanted()
-            wanted = [*step_wanted, *self._slow(params, args, sample_out)]
+            slow = self._slow(params, args, sample_out)
+            wanted = [*step_wanted, *self.event.wanted(), *slow]
         self.operands = wanted
         self.nodes = reachable(self.operands, stop=lambda v: v.rate <= PARAMS)
         self.residuals = self._choose_residuals(step_wanted)
@@ -333,7 +412,8 @@ class _Derivatives:
         self.sample_sinks = [s for s in sample_sinks if s.target.rate == PARAMS]
 
         # the params part: from the accumulator to the params
-        sinks = [*self.first.sinks, *(self.second.sinks if self.second else []), *self.sample_sinks]
+        pulls = [p for p in (self.first, self.second, self.event) if p is not None]
+        sinks = [*[s for p in pulls for s in p.sinks], *self.sample_sinks]
         self.targets = list(dict.fromkeys(s.target for s in sinks))
         self.acc_at, self.acc_size = _stack(self.targets, Space.CT)
         self.acc_in = {v: g.input("acc", i, v.n, PARAMS) for i, v in enumerate(self.targets)}
@@ -389,6 +469,17 @@ class _Derivatives:
             "params_reverse", _results(self.params_bar), given, uniform_lanes=True
         )
         return Adjoint(reverse, sample_reverse, params_reverse, second, self.acc_size)
+
+    def event_programs(
+        self, given: dict[Node, Operand], s_at: dict[Node, Operand]
+    ) -> tuple[Program | None, Program | None]:
+        """The two halves of the events' pullback; ``given``: what they read, but for cotangents."""
+        if not self.has_adjoint:
+            return None, None
+        given = {**given, **_stack(self.event_cts, Space.CT)[0]}
+        pull = emit("event_pull", self.event.to_stage(), given)
+        sinks = self._at(self.event.sinks)
+        return pull, emit("event_spread", self.event.to_sample(s_at), given, sinks)
 
     def _at(self, sinks: Sequence[Sink]) -> list[SinkAt]:
         return [SinkAt(s, self.acc_at[s.target].off) for s in sinks]

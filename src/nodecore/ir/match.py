@@ -14,12 +14,18 @@ from .graph import Graph, Node
 from .tracer import Shape, Tracer, lift
 
 
-def match(g: Graph, result: Any, treedef: Any, shapes: Sequence[Shape], what: str) -> list[Node]:
+def match(
+    g: Graph,
+    result: Any,
+    treedef: Any,
+    shapes: Sequence[Shape],
+    what: str,
+    meaning: str = "the derivative of y (`return dy`)",
+    rule: str = "a derivative has the state's shape",
+) -> list[Node]:
     """The result's nodes, one a leaf of ``spec``, if it has that tree and those shapes."""
     if result is None:
-        raise TraceError(
-            f"the {what} returns None: it must return the derivative of y (`return dy`)"
-        )
+        raise TraceError(f"the {what} returns None: it must return {meaning}")
     leaves: list[Any] = []
     _pair_up(treedef, result, "", leaves, what)
     nodes = []
@@ -30,7 +36,7 @@ def match(g: Graph, result: Any, treedef: Any, shapes: Sequence[Shape], what: st
         if x.shape != tuple(shape) and not (x.shape == () and tuple(shape) == (1,)):
             raise TraceError(
                 f"the {what} returns shape {x.shape} for y{path} of shape {tuple(shape)}: "
-                "a derivative has the state's shape (one sample's, without the batch)"
+                f"{rule} (one sample's, without the batch)"
             )
         nodes.append(x.node)
     return nodes

@@ -1,7 +1,7 @@
 """From a NumPy function to a graph: what the front doors call.
 
-``trace_field`` traces ``f(t, y, params, args)``, ``trace_function`` any function of trees. Both
-call the function once, with tracers for the arrays.
+``trace_field`` traces ``f(t, y, params, args)``, ``trace_event`` what goes with it, and
+``trace_function`` any function of trees. They call the function once, with tracers for the arrays.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from nodecore import tree
 from nodecore.status import InputError, TraceError
 
 from . import trace_axis, trace_numpy, trace_products, trace_reduce, trace_shapes, trace_ufuncs
-from .arity import field_arguments
+from .arity import event_arguments, field_arguments
 from .blame import error_at, find_trace_error
 from .graph import PARAMS, SAMPLE, STEP, Graph, Node, reachable
 from .match import match
@@ -26,7 +26,7 @@ from .tracer import Shape, Tracer, lift, name_methods, size_of
 
 __all__ = [
     "FunctionTrace", "Spec", "Static", "Trace", "active_graph", "field_arguments", "graph_key",
-    "spec_of", "trace_field", "trace_function", "trace_scalar", "tracing",
+    "spec_of", "trace_event", "trace_field", "trace_function", "trace_scalar", "tracing",
 ]  # fmt: skip
 
 # imported for what they register
@@ -72,7 +72,11 @@ _KINDS = {"f": "f", "i": "i", "u": "i", "b": "b"}
 
 @dataclass(frozen=True)
 class Trace:
-    """A field as a graph. ``out`` has the D rows of the derivative, leaf after leaf."""
+    """A field as a graph. ``out`` has the D rows of the derivative, leaf after leaf.
+
+    Its events are values of the same inputs: ``events`` one row each, ``resets`` the D rows of the
+    state behind each, or None.
+    """
 
     graph: Graph
     out: Node
@@ -80,10 +84,28 @@ class Trace:
     y: Node
     params: list[Node]
     args: list[Node]
+    events: tuple[Node, ...] = ()
+    resets: tuple[Node | None, ...] = ()
 
     @property
     def outs(self) -> list[Node]:
-        return [self.out]
+        return [self.out, *self.events, *[r for r in self.resets if r is not None]]
+
+    def with_outs(self, outs: Sequence[Node], **changes: Any) -> Trace:
+        """The trace with ``outs`` in place of its own, and other changes."""
+        out, *rest = outs
+        resets = iter(rest[len(self.events) :])
+        return replace(
+            self,
+            out=out,
+            events=tuple(rest[: len(self.events)]),
+            resets=tuple([None if r is None else next(resets) for r in self.resets]),
+            **changes,
+        )
+
+    def without_events(self) -> Trace:
+        """The field alone."""
+        return replace(self, events=(), resets=())
 
 
 @dataclass(frozen=True)
@@ -138,8 +160,11 @@ def trace_field(
     args_spec: Spec = NOTHING,
     *,
     what: str = "field",
+    others: Sequence[Callable[..., Any]] = (),
 ) -> Trace:
     """Trace ``fun(t, y[, params[, args]])``; specs are those of one sample.
+
+    ``others`` are functions that may take the params and args which ``fun`` does not.
 
     Raises
     ------
@@ -147,25 +172,15 @@ def trace_field(
         If the function does what cannot be traced, or its result is not like ``y``.
     """
     y_spec, params_spec, args_spec = Spec(*y_spec), Spec(*params_spec), Spec(*args_spec)
-    count = field_arguments(fun, params_spec.given, args_spec.given, what)
+    count = field_arguments(fun, params_spec.given, args_spec.given, what, others)
     g = Graph()
-    sizes = [size_of(s) for s in y_spec.shapes]
     t = g.input("t", 0, 1, STEP)
-    y = g.input("y", 0, sum(sizes), STEP)
+    y = g.input("y", 0, sum([size_of(s) for s in y_spec.shapes]), STEP)
     params = _inputs(g, "params", params_spec, PARAMS)
     args = _inputs(g, "args", args_spec, SAMPLE)
-    leaves, start = [], 0
-    for shape, size in zip(y_spec.shapes, sizes, strict=True):
-        node = y if size == y.n else g.gather(y, np.arange(start, start + size))
-        leaves.append(Tracer(g, node, tuple(shape), "f", "y"))
-        start += size
-    values = (
-        Tracer(g, t, (), "f", "t"),
-        tree.unflatten(y_spec.treedef, leaves),
-        _tracers(g, params, params_spec, "params"),
-        _tracers(g, args, args_spec, "args"),
-    )
-    specs = (Spec(tree.LEAF, ((),), ("f",)), y_spec, params_spec, args_spec)
+    trace = Trace(g, y, t, y, params, args)
+    specs = (_TIME, y_spec, params_spec, args_spec)
+    values = _arguments(trace, *specs[1:])
     with tracing(g):
         try:
             result = fun(*values[:count])
@@ -175,7 +190,86 @@ def trace_field(
             if swapped is not None:
                 raise swapped from None
             raise _explain(error, fun, specs[:count], what) from _cause(error)
-    return Trace(g, g.concat(nodes), t, y, params, args)
+    return replace(trace, out=g.concat(nodes))
+
+
+_TIME = Spec(tree.LEAF, ((),), ("f",))
+
+
+def _arguments(trace: Trace, y_spec: Spec, params_spec: Spec, args_spec: Spec) -> tuple[Any, ...]:
+    """(t, y, params, args) of a trace as tracers."""
+    g, y = trace.graph, trace.y
+    leaves, start = [], 0
+    for shape in y_spec.shapes:
+        size = size_of(shape)
+        node = y if size == y.n else g.gather(y, np.arange(start, start + size))
+        leaves.append(Tracer(g, node, tuple(shape), "f", "y"))
+        start += size
+    return (
+        Tracer(g, trace.t, (), "f", "t"),
+        tree.unflatten(y_spec.treedef, leaves),
+        _tracers(g, trace.params, params_spec, "params"),
+        _tracers(g, trace.args, args_spec, "args"),
+    )
+
+
+def trace_event(
+    trace: Trace,
+    g: Callable[..., Any],
+    reset: Callable[..., Any] | None,
+    y_spec: Spec,
+    params_spec: Spec = NOTHING,
+    args_spec: Spec = NOTHING,
+) -> Trace:
+    """The trace with one event more: ``g(t, y, params, args)`` and ``reset(...)``, or None.
+
+    Raises
+    ------
+    TraceError
+        If a function does what cannot be traced, ``g`` is not one number, or the reset's result is
+        not like ``y``.
+    """
+    y_spec, params_spec, args_spec = Spec(*y_spec), Spec(*params_spec), Spec(*args_spec)
+    graph = trace.graph
+    specs = (_TIME, y_spec, params_spec, args_spec)
+
+    def traced(fun: Callable[..., Any], what: str, read: Callable[[Any], Node]) -> Node:
+        count = event_arguments(fun, params_spec.given, args_spec.given, what)
+        values = _arguments(trace, *specs[1:])
+        with tracing(graph):
+            try:
+                return read(fun(*values[:count]))
+            except Exception as error:
+                raise _explain(error, fun, specs[:count], what) from _cause(error)
+
+    def number(result: Any) -> Node:
+        name = getattr(g, "__name__", "g")
+        if result is None:
+            raise TraceError(f"the event {name} returns None: it must return one number")
+        leaves, treedef = flatten_result(result)
+        x = lift(graph, leaves[0]) if treedef == tree.LEAF else None
+        if x is None or x.node.n != 1:
+            shape = "a tree" if x is None else f"shape {x.shape}"
+            raise TraceError(
+                f"the event {name} returns {shape}, not one number: make an Event of each component"
+            )
+        if x.kind == "b":
+            raise TraceError(
+                f"the event {name} returns a comparison: an event is a number that changes its "
+                "sign, such as y[0] - limit"
+            )
+        return x.node
+
+    def state(result: Any) -> Node:
+        nodes = match(
+            graph, result, y_spec.treedef, y_spec.shapes, "reset",
+            "the state behind the event", "it has the state's shape",
+        )  # fmt: skip
+        return graph.concat(nodes)
+
+    event = traced(g, "event", number)
+    behind = None if reset is None else traced(reset, "reset", state)
+    return replace(trace, events=(*trace.events, event), resets=(*trace.resets, behind))
 
 
 def _inputs(g: Graph, kind: str, spec: Spec, rate: int, wild: bool | None = None) -> list[Node]:

@@ -8,17 +8,14 @@ from collections.abc import Callable
 
 from .dirk import BUILDERS as DIRK
 from .explicit import BUILDERS as EXPLICIT
-from .order import real_limit
 from .tableau import Auto
 
 
 def _auto() -> Auto:
-    tsit5 = EXPLICIT["tsit5"]()
     return Auto(
         name="auto",
-        explicit=tsit5,
+        explicit=EXPLICIT["tsit5"](),
         stiff=DIRK["kvaerno5"](),
-        real_limit=float(real_limit(tsit5)),
         citation="L. F. Shampine, ACM Trans. Math. Software 3 (1977) 44-53 (the estimate); "
         "C. Rackauckas and Q. Nie, J. Open Res. Software 5 (2017) 15 (the counts)",
         aliases=("auto_tsit5_kvaerno5",),

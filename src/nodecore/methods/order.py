@@ -339,6 +339,7 @@ def ray_limit(numerator: FloatArray, denominator: FloatArray, direction: complex
     return _first_positive(excess)
 
 
+@cache
 def real_limit(method: Tableau | Rosenbrock) -> float:
     """Largest x such that |R| <= 1 on [-x, 0] (inf if everywhere)."""
     return ray_limit(*stability_function(method), -1)

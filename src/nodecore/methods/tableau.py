@@ -265,7 +265,16 @@ class Tableau(DenseOutput):
 
     def kernel_form(self) -> dict[str, Any]:
         """What the kernels read (``nc_tableau``)."""
-        return {
+        more = {}
+        if self.family == "explicit" and self.adaptive:
+            from .order import real_limit
+
+            at_end = np.flatnonzero(self.c[1 : self.step_stage] == 1.0)
+            more = {
+                "twin": int(at_end[-1]) + 1 if at_end.size else 0,
+                "real_limit": float(real_limit(self)),
+            }
+        return more | {
             "n_step": self.n_step_stages, "gamma": self.gamma, "filter_error": self.filter_error,
             "A": self.A, "b": self.b, "c": self.c, "P": self.P, "b_err": self.b_err,
             "b_err2": self.b_err2, "predictor": self.predictor,
@@ -530,8 +539,6 @@ class Auto:
     explicit, stiff : Tableau
         Of the families "explicit" and "dirk", with one order of the error estimate, so that one
         controller serves both.
-    real_limit : float
-        The explicit method is stable for h lambda in [-real_limit, 0].
 
     Raises
     ------
@@ -542,7 +549,6 @@ class Auto:
     name: str
     explicit: Tableau
     stiff: Tableau
-    real_limit: float
     citation: str
     aliases: tuple[str, ...] = ()
     family: str = "auto"

@@ -31,6 +31,8 @@ static void FN(write_step)(const FN(lanes) *s, const nc_record *r, char *e)
                 flags[l] |= NC_LANE_AT_STOP;
             if (T->after_stop[l])
                 flags[l] |= NC_LANE_AFTER_STOP;
+            if (s->mask[l] && FN(is_cut)(s, l))
+                flags[l] |= NC_LANE_CUT;
             if (s->evaluated[l])
                 flags[l] |= NC_LANE_FRESH;
             if (T->other && T->stiff[l])
@@ -141,7 +143,7 @@ enum {
 typedef struct {
     nc_carry *head;
     double *h_next, *log_err1, *log_err2;
-    int64_t *count, *made;
+    int64_t *count, *accepted, *rejected;
     int32_t *stop;
     uint8_t *more;
 } FN(carry);
@@ -155,8 +157,9 @@ static FN(carry) FN(carry_of)(const nc_record *r, char *e)
     c.log_err1 = c.h_next + L;
     c.log_err2 = c.log_err1 + L;
     c.count = (int64_t *)(c.log_err2 + L);
-    c.made = c.count + L;
-    c.stop = (int32_t *)(c.made + L);
+    c.accepted = c.count + L;
+    c.rejected = c.accepted + L;
+    c.stop = (int32_t *)(c.rejected + L);
     c.more = (uint8_t *)(c.stop + L);
     return c;
 }
@@ -217,7 +220,8 @@ static void FN(save)(FN(lanes) *s, char *e)
         c.log_err1[l] = s->log_err1[l];
         c.log_err2[l] = s->log_err2[l];
         c.count[l] = s->count[l];
-        c.made[l] = s->accepted[l] + s->rejected[l];
+        c.accepted[l] = s->accepted[l];
+        c.rejected[l] = s->rejected[l];
         c.stop[l] = (int32_t)s->stop[l];
         c.more[l] = (uint8_t)((s->tile.active[l] ? FN(MORE_ACTIVE) : 0) |
                               (s->first[l] ? FN(MORE_FIRST) : 0) |
@@ -259,8 +263,8 @@ static void FN(restore)(FN(lanes) *s, char *e)
         s->log_err1[l] = c.log_err1[l];
         s->log_err2[l] = c.log_err2[l];
         s->count[l] = c.count[l];
-        s->accepted[l] = c.made[l];
-        s->rejected[l] = 0;
+        s->accepted[l] = c.accepted[l];
+        s->rejected[l] = c.rejected[l];
         s->stop[l] = c.stop[l];
         s->trouble[l] = 0;
         T->active[l] = (c.more[l] & FN(MORE_ACTIVE)) != 0;
@@ -270,6 +274,8 @@ static void FN(restore)(FN(lanes) *s, char *e)
         s->rejected_before[l] = (c.more[l] & FN(MORE_REJECTED)) != 0;
         T->after_stop[l] = (c.more[l] & FN(MORE_AFTER_STOP)) != 0;
         s->n_live += T->active[l];
+        if (p->events.n)
+            FN(find_lane_events)(s, l);
         FN(lane_in)(T->base[NC_SP_S], (const REAL *)p->sample_values + sample[l] * p->n_sample,
                     p->n_sample, L, l);
     }

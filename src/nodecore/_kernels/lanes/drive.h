@@ -59,12 +59,14 @@ static int FN(propose)(FN(lanes) *s, int64_t l)
         const double *out = s->times[l] + s->q[l];
         int64_t j = s->count[l];
         double h = (out[0] - out[-1]) / c->n_sub;
-        T->h[l] = h;
         T->t_new[l] = j + 1 == c->n_sub ? out[0] : out[-1] + (double)(j + 1) * h;
+        T->h[l] = t == out[-1] + (double)j * h ? h : T->t_new[l] - t; /* from an event on */
     } else {
         int64_t at = p->grid_off[T->sample[l]] + s->count[l];
         T->h[l] = p->grid_h[at];
-        T->t_new[l] = p->grid[at + T->sample[l] + 1];
+        T->t_new[l] = p->grid[at];
+        if (p->grid_nodes)
+            nc_move_step(p->grid_nodes[at], s->ev.node, l, T->h + l, T->t_new + l);
         while (s->stop[l] < s->n_stop[l] && T->h[l] * (p->stops[s->stop[l]] - t) <= 0)
             s->stop[l]++; /* the grid was moved away from it */
         T->at_stop[l] = s->stop[l] < s->n_stop[l] && T->t_new[l] == p->stops[s->stop[l]];
@@ -83,7 +85,7 @@ static int FN(output_due)(const FN(lanes) *s, int64_t l, int *exact)
     *exact = t == T->t_new[l];
     if (p->control.mode == NC_REPLAY)
         return p->out_step[s->out0[l] + s->q[l]] == s->count[l];
-    return s->dir[l] * (t - T->t_new[l]) <= 0;
+    return s->dir[l] * (t - s->reach[l]) <= 0;
 }
 
 /* Writes the outputs that the accepted steps reached: the i-th of every lane in round i. */
@@ -93,7 +95,7 @@ static void FN(emit)(FN(lanes) *s)
     nc_problem *p = (nc_problem *)T->p;
     int64_t D = p->dim, L = s->L;
     REAL *y = p->y_out;
-    int exact, have_stages = 0;
+    int exact;
     if (s->silent) {
         for (int64_t l = 0; l < L; l++)
             while (s->mask[l] && FN(output_due)(s, l, &exact))
@@ -120,16 +122,11 @@ static void FN(emit)(FN(lanes) *s)
             return;
         if (!dense)
             continue;
-        if (!have_stages) {
-            int work = FN(method_dense_stages)(T);
-            for (int64_t l = 0; l < L; l++)
-                if (s->mask[l] && FN(output_due)(s, l, &exact) && !exact)
-                    s->fev[l] += work;
-        }
-        have_stages = 1;
+        FN(open_dense)(s);
         FN(method_dense)(T, s->theta, s->dense);
         for (int64_t l = 0; l < L; l++)
             if (s->mask[l] && FN(output_due)(s, l, &exact) && !exact) {
+                FN(read_dense)(s, l);
                 FN(lane_out)(y + (s->out0[l] + s->q[l]) * D, s->dense, D, L, l);
                 s->q[l]++;
             }
@@ -161,6 +158,32 @@ static void FN(refresh)(FN(lanes) *s)
             s->evaluated[l] = 1;
             FN(method_start)(T, l);
         }
+}
+
+enum { FN(MEASURE_EVERY) = 8, FN(STIFF_MEASURES) = 15 };
+
+/* Is the explicit method's step as long as stability allows? Measured at every 8th step; 15 times in a
+ * row say so (Hairer & Wanner II, IV.2, who ask for the limit itself; but the estimate falls short of it
+ * where other components are as large). */
+static void FN(look_for_stiffness)(FN(lanes) *s)
+{
+    FN(tile) *T = &s->tile;
+    double *rho = s->tmp + 2 * s->pad;
+    FN(stage_radius)(T, s->part, s->tmp, s->tmp + s->pad, rho);
+    for (int64_t l = 0; l < s->L; l++) {
+        if (!s->mask[l])
+            continue;
+        if (fabs(T->h[l]) * rho[l] <= 0.6 * T->method->real_limit) {
+            s->near_limit[l] = s->near_limit[l] > 2 ? s->near_limit[l] - 3 : 0;
+            continue;
+        }
+        if (++s->near_limit[l] < FN(STIFF_MEASURES))
+            continue;
+        s->n_stiff[l] += s->n_stiff[l] ? FN(MEASURE_EVERY) : FN(MEASURE_EVERY) * FN(STIFF_MEASURES);
+        s->stiff_at[l] = T->t[l];
+        s->stiff_at[s->pad + l] = T->h[l];
+        s->stiff_at[2 * s->pad + l] = rho[l];
+    }
 }
 
 /* A step that was not good enough: the next try, or the sample's end. */
@@ -272,6 +295,8 @@ static int FN(tile_step)(FN(lanes) *s)
     if (s->n_live == 0)
         return 0;
     FN(refresh)(s);
+    if (p->events.n)
+        FN(arm_events)(s);
     if (s->record)
         FN(aim_trace)(s);
     if (p->grid_k)
@@ -287,6 +312,8 @@ static int FN(tile_step)(FN(lanes) *s)
     int finish_first = adaptive && FN(error_reads_finish)(m);
     if (finish_first)
         FN(method_finish)(T);
+    s->finished = finish_first;
+    s->opened = 0;
 
     /* judge */
     int any_accepted = 0, all_accepted = 1, need_finish = 0;
@@ -307,21 +334,32 @@ static int FN(tile_step)(FN(lanes) *s)
         any_accepted += ok;
         all_accepted &= ok;
         int exact; /* does this lane read its step stage's derivative, whatever the others do? */
-        int finish = ok && FN(method_finishes)(FN(maker)(T, l)) && (c->mode == NC_REPLAY || T->t_new[l] != s->t_end[l] ||
+        int finish = ok && !T->z && FN(method_finishes)(FN(maker)(T, l)->method) && (c->mode == NC_REPLAY || T->t_new[l] != s->t_end[l] ||
                             (FN(output_due)(s, l, &exact) && !exact));
         need_finish |= finish;
+        s->reads_finish[l] = (uint8_t)(finish_first || finish);
+        s->reads_dense[l] = 0;
         if (T->active[l])
             s->fev[l] += FN(method_work)(T, l, s->jev + l, s->factored + l);
         if (T->active[l] && FN(maker)(T, l) == T)
             s->fev[l] += finish_first || finish;
     }
-    if (!finish_first && FN(method_finishes)(T) && (need_finish || (any_accepted && T->keep_res[last])))
+    if (!finish_first && FN(method_finishes)(m) &&
+        (need_finish || (any_accepted && T->keep_res[last]))) {
         FN(method_finish)(T); /* a trace is whole */
+        s->finished = 1;
+    }
+
+    int finished = finish_first || (FN(method_finishes)(m) && need_finish);
+    if (adaptive && m->twin && !T->other && !T->z && finished && ++s->steps_made % FN(MEASURE_EVERY) == 0)
+        FN(look_for_stiffness)(s);
 
     int stop = 0;
     s->accepted_lanes = any_accepted;
     if (any_accepted) {
-        if (s->record && !T->z)
+        if (p->events.n)
+            stop = FN(step_events)(s);
+        if (s->record && !stop && !T->z)
             stop = FN(record)(s);
         FN(emit)(s);
         if (all_accepted) {
@@ -334,6 +372,8 @@ static int FN(tile_step)(FN(lanes) *s)
         FN(method_advance)(T, s->mask, all_accepted);
         if (T->z)
             FN(coupled_apart)(T, s->part, s->tmp, s->pad, s->apart);
+        if (p->events.n)
+            FN(enter_cuts)(s);
     }
 
     for (int64_t l = 0; l < L; l++) {
@@ -346,11 +386,15 @@ static int FN(tile_step)(FN(lanes) *s)
         }
         s->accepted[l]++;
         s->first[l] = 0;
+        int cut = FN(is_cut)(s, l);
+        double end = cut ? s->ev.cut_t[l] : T->t_new[l];
+        int whole = end == T->t_new[l]; /* an event may end it before */
         if (c->mode == NC_FIXED_STEPS) {
-            s->count[l] = s->count[l] + 1 == c->n_sub ? 0 : s->count[l] + 1;
+            if (whole)
+                s->count[l] = s->count[l] + 1 == c->n_sub ? 0 : s->count[l] + 1;
         } else if (c->mode == NC_FIXED_DT) {
             double to = s->times[l][0] + (double)(s->count[l] + 1) * s->dir[l] * c->dt;
-            if (s->dir[l] * (T->t_new[l] - to) >= -1e-9 * c->dt)
+            if (s->dir[l] * (end - to) >= -1e-9 * c->dt)
                 s->count[l]++;
         } else {
             s->count[l]++;
@@ -368,16 +412,25 @@ static int FN(tile_step)(FN(lanes) *s)
         s->evaluated[l] = 0;
         if (T->other)
             FN(switch_method)(s, l);
-        T->after_stop[l] = T->at_stop[l];
-        if (T->at_stop[l]) {
+        T->after_stop[l] = T->at_stop[l] && whole;
+        if (T->after_stop[l]) {
             s->stop[l]++;
             s->fresh[l] = 1;
         }
-        T->t[l] = T->t_new[l];
+        T->t[l] = end;
         if (T->z) {
             s->fev[l] += m->n_step - 1; /* of the way back */
             if (FN(fell_apart)(s, l))
                 continue;
+        }
+        if (cut) {
+            s->fresh[l] = 1;
+            s->ev.node[l] = end;
+        }
+        if (p->events.n && s->ev.ends[l]) {
+            T->h[l] = s->ev.ends[l] == NC_STEP_UNDERFLOW ? s->ev.pause[l] : T->h[l];
+            FN(finish_sample)(s, l, s->ev.ends[l]);
+            continue;
         }
         int done = c->mode == NC_REPLAY
                        ? s->count[l] == p->grid_off[T->sample[l] + 1] - p->grid_off[T->sample[l]]
@@ -474,6 +527,7 @@ static void FN(start_chunk)(FN(lanes) *s, int64_t chunk)
     s->n_live = s->q_pos = s->q_size = 0;
     s->q_first = s->placed = s->placed_slot = -1;
     s->silent = 0;
+    s->steps_made = 0;
     s->slot = NULL;
     memset(s->tile.keep_y, 0, sizeof s->tile.keep_y);
     memset(s->tile.keep_res, 0, sizeof s->tile.keep_res);

@@ -5,6 +5,8 @@
  *     ^                      ^__________________________________________|              |
  *     |______________________________ the next waiting samples ________________________|
  *
+ * Between judge and emit events are looked for (events.h), which may end the step before its end.
+ *
  * The queue holds up to L samples that are ready to go (their values of S, f0 and h0 are computed a
  * whole tile at a time). A lane whose trajectory ends takes the next of them. Lanes without a
  * sample keep a finite state and h = 0. Every lane has its own t, h, error and fate. */
@@ -29,6 +31,10 @@ typedef struct {
     int64_t *count;            /* steps made on the fixed or given grid */
     int64_t *accepted, *rejected, *fev, *jev, *factored, *switches;
     uint8_t *fresh, *first, *bad;
+    int32_t *near_limit; /* measured steps in a row that stability seems to limit */
+    int64_t *n_stiff;
+    double *stiff_at;    /* [3][pad]: time, size and rate there */
+    int steps_made;
     uint8_t *evaluated; /* the first derivative is a field value */
     uint8_t *trouble;   /* why the last try was rejected, if not by its error: enum nc_status */
     RINT *mask, *fresh_mask;
@@ -36,6 +42,12 @@ typedef struct {
     double *apart; /* of the coupled scheme: how far y and z are apart */
     double *err, *log_err, *log_err1, *log_err2, *rejected_before, *factor, *theta, *part, *tmp;
     REAL *dense;
+    double *reach; /* up to where the step's outputs are due: t_new, or an event's time */
+    /* of the step: are the stages there that the dense output reads; does this lane read the last stage's
+     * derivative, the dense output? */
+    int finished, opened;
+    uint8_t *reads_finish, *reads_dense;
+    FN(event_state) ev;
 
     /* the queue: a tile of samples in waiting */
     int64_t q_pos, q_size, q_first;
@@ -46,6 +58,12 @@ typedef struct {
     double next_poll, last_look;
     int countdown;
 } FN(lanes);
+
+/* Does an event end the lane's step? */
+static int FN(is_cut)(const FN(lanes) *s, int64_t l)
+{
+    return s->tile.p->events.n && s->ev.cut[l];
+}
 
 static size_t FN(lanes_memory)(FN(lanes) *s, char *base)
 {
@@ -70,6 +88,9 @@ static size_t FN(lanes_memory)(FN(lanes) *s, char *base)
     NC_TAKE(s->fresh, n);
     NC_TAKE(s->first, n);
     NC_TAKE(s->evaluated, n);
+    NC_TAKE(s->near_limit, n);
+    NC_TAKE(s->n_stiff, n);
+    NC_TAKE(s->stiff_at, 3 * n);
     NC_TAKE(s->trouble, n);
     NC_TAKE(s->bad, n);
     NC_TAKE(s->mask, n);
@@ -89,6 +110,8 @@ static size_t FN(lanes_memory)(FN(lanes) *s, char *base)
     NC_TAKE(s->part, 8 * n);
     NC_TAKE(s->tmp, 4 * n);
     NC_TAKE(s->dense, rows);
+    NC_TAKE(s->reads_finish, n);
+    NC_TAKE(s->reads_dense, n);
     NC_TAKE(s->queue, n);
     NC_TAKE(s->queue_y, rows);
     NC_TAKE(s->queue_k, rows);
@@ -97,7 +120,36 @@ static size_t FN(lanes_memory)(FN(lanes) *s, char *base)
     NC_TAKE(s->queue_s, (int64_t)p->n_sample * L + FN(SLACK));
     NC_TAKE(s->queue_h, n);
     NC_TAKE(s->queue_bad, n);
+    s->reach = s->tile.t_new;
+    if (p->events.n) {
+        NC_TAKE(s->reach, n);
+        used = FN(event_memory)(&s->ev, base, used, p, L, n);
+    }
     return used;
+}
+
+/* ---- The dense output of the step made ------------------------------------------------------ */
+
+/* Everything that it reads. */
+static void FN(open_dense)(FN(lanes) *s)
+{
+    const nc_tableau *m = s->tile.method;
+    if (s->opened)
+        return;
+    if (!s->finished && FN(method_finishes)(m))
+        FN(method_finish)(&s->tile);
+    if (m->n_stages > m->n_step)
+        FN(method_dense_stages)(&s->tile);
+    s->finished = s->opened = 1;
+}
+
+/* A lane reads it: what that costs, whatever the others do. */
+static void FN(read_dense)(FN(lanes) *s, int64_t l)
+{
+    const nc_tableau *m = FN(maker)(&s->tile, l)->method;
+    if (!s->reads_dense[l])
+        s->fev[l] += m->n_stages - m->n_step + (FN(method_finishes)(m) && !s->reads_finish[l]);
+    s->reads_dense[l] = s->reads_finish[l] = 1;
 }
 
 /* ---- The queue ------------------------------------------------------------------------------ */
@@ -257,6 +309,12 @@ static void FN(finish_sample)(FN(lanes) *s, int64_t l, int status)
     p->n_jev[b] = s->jev[l];
     p->n_lu[b] = s->factored[l];
     p->n_switches[b] = s->switches[l];
+    p->n_stiff[b] = s->n_stiff[l];
+    if (s->n_stiff[l]) {
+        p->stiff_t[b] = s->stiff_at[l];
+        p->stiff_h[b] = s->stiff_at[s->pad + l];
+        p->stiff_rho[b] = s->stiff_at[2 * s->pad + l];
+    }
     p->n_reached[b] = s->q[l];
     REAL *y = (REAL *)p->y_out;
     for (int64_t i = (s->out0[l] + s->q[l]) * D; i < (s->out0[l] + s->n_out[l]) * D; i++)
@@ -279,6 +337,9 @@ static void FN(bind_lane)(FN(lanes) *s, int64_t l, int64_t b)
     s->t_end[l] = s->times[l][s->n_out[l] - 1];
     s->dir[l] = s->t_end[l] >= s->times[l][0] ? 1.0 : -1.0;
 }
+
+static void FN(load_events)(FN(lanes) *s, int64_t l);
+static void FN(find_lane_events)(FN(lanes) *s, int64_t l);
 
 static int FN(load_lane)(FN(lanes) *s, int64_t l)
 {
@@ -303,7 +364,8 @@ static int FN(load_lane)(FN(lanes) *s, int64_t l)
         T->t[l] = s->times[l][0];
         s->count[l] = s->accepted[l] = s->rejected[l] = 0;
         s->fev[l] = 1 + (p->control.mode == NC_ADAPTIVE && p->control.first_step <= 0);
-        s->jev[l] = s->factored[l] = s->switches[l] = 0;
+        s->jev[l] = s->factored[l] = s->switches[l] = s->n_stiff[l] = 0;
+        s->near_limit[l] = 0;
         s->fresh[l] = s->trouble[l] = 0;
         s->evaluated[l] = 1;
         FN(method_start)(T, l);
@@ -317,6 +379,8 @@ static int FN(load_lane)(FN(lanes) *s, int64_t l)
         s->first[l] = 1;
         s->log_err1[l] = s->log_err2[l] = s->rejected_before[l] = 0;
         T->h[l] = 0;
+        if (p->events.n)
+            FN(load_events)(s, l);
         s->h_next[l] = p->control.mode == NC_ADAPTIVE
                            ? s->dir[l] * fmin(s->queue_h[j], fabs(s->t_end[l] - T->t[l]))
                            : 0;

@@ -12,6 +12,14 @@ typedef struct {
     double next_poll, last_look;
     int64_t *cur, *q; /* the lane's sample (-1: none), outputs not yet given back */
     int64_t *donor;   /* whose values of S a lane without a sample holds */
+    int want_t;       /* the times matter: they are asked for, or events depend on them */
+    /* the interval of the grid that the lane's steps are in: are their sizes held, up to an event or the
+     * end, or their fractions, up to a node at time hi (of output row hi_row, or -1)? And the sums over
+     * them that its ends will get */
+    uint8_t *held;
+    double *hi, *moved, *stretched;
+    int64_t *hi_row;
+    FN(event_back) ev;
     double *time_sum, *size_sum, *part, *dot, *theta;
     double *sbar; /* [n_sample][L] */
     uint8_t *pending, *bad;
@@ -22,9 +30,13 @@ typedef struct {
     REAL *z_bar, *lambda_z; /* of the coupled scheme, reversible.h; else NULL */
     nc_walk *walk;
     int32_t *q_start;
+    uint8_t *flags; /* of the steps in hand: none */
     double *turned_time, *turned_size;
-    nc_sinks sinks, sample_sinks, second_sinks; /* of reverse, sample_reverse, second */
+    nc_sinks sinks, sample_sinks, second_sinks, event_sinks; /* of reverse, sample_reverse, second,
+                                                                events.spread */
 } FN(back);
+
+enum { FN(N_SINKS) = 4 };
 
 static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
                               const size_t *panel_elems)
@@ -43,6 +55,11 @@ static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
     NC_TAKE(s->dot, n);
     NC_TAKE(s->theta, n);
     NC_TAKE(s->sbar, p->n_sample * L + FN(SLACK));
+    NC_TAKE(s->held, n);
+    NC_TAKE(s->hi, n);
+    NC_TAKE(s->moved, n);
+    NC_TAKE(s->stretched, n);
+    NC_TAKE(s->hi_row, n);
     NC_TAKE(s->pending, n);
     NC_TAKE(s->bad, n);
     NC_TAKE(s->mask, n);
@@ -70,20 +87,28 @@ static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
         NC_TAKE(s->lambda_z, rows);
         NC_TAKE(s->walk, n);
         NC_TAKE(s->q_start, n);
+        NC_TAKE(s->flags, n);
         NC_TAKE(s->turned_time, n);
         NC_TAKE(s->turned_size, n);
     }
     NC_TAKE(s->sinks.panels, p->n_panels);
     NC_TAKE(s->sample_sinks.panels, p->n_sample_panels);
     NC_TAKE(s->second_sinks.panels, p->n_second_panels);
-    nc_sinks *sinks[] = {&s->sinks, &s->sample_sinks, &s->second_sinks};
-    for (int i = 0; i < 3; i++) {
+    NC_TAKE(s->event_sinks.panels, p->events.n_panels);
+    nc_sinks *sinks[FN(N_SINKS)] = {&s->sinks, &s->sample_sinks, &s->second_sinks, &s->event_sinks};
+    for (int i = 0; i < FN(N_SINKS); i++) {
         REAL *buf = NULL;
         NC_TAKE(buf, panel_elems[i] + FN(SLACK));
         sinks[i]->buf = buf;
     }
+    if (p->events.n)
+        used = FN(event_back_memory)(&s->ev, base, used, p, L, n);
     return used;
 }
+
+/* events_reverse.h */
+static void FN(enter_events)(FN(back) *s, int64_t l);
+static int64_t FN(pull_events)(FN(back) *s, const nc_backward *g, int *dense);
 
 /* Loads an entry into the tile; returns whether any lane moved. */
 static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
@@ -127,6 +152,10 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
             s->cur[l] = b;
             s->donor[l] = b;
             s->q[l] = p->n_reached[b];
+            s->held[l] = 1;
+            s->moved[l] = s->stretched[l] = 0;
+            if (p->events.n)
+                FN(enter_events)(s, l);
             FN(lane_in)(T->base[NC_SP_S], (const REAL *)p->sample_values + b * p->n_sample,
                         p->n_sample, L, l);
             for (int64_t i = 0; i < D; i++)
@@ -171,17 +200,55 @@ static double FN(pull_apart)(FN(back) *s, int64_t l, const REAL *dy)
     return slope;
 }
 
+/* What the outputs within the step, and events, give to its stages: nothing yet. With want_t the trace of
+ * all stages is made. */
+static void FN(open_stages)(FN(back) *s)
+{
+    FN(tile) *T = &s->tile;
+    size_t bytes = (size_t)(T->p->dim * s->L) * sizeof(REAL);
+    if (s->want_t)
+        FN(method_trace)(T, T->method->n_stages);
+    for (int i = 0; i < T->method->n_stages; i++)
+        memset(s->kbar[i], 0, bytes);
+    for (int i = 0; T->other && i < T->other->method->n_stages; i++)
+        memset(s->stiff_kbar[i], 0, bytes);
+    memset(s->lambda_n, 0, bytes);
+    if (s->lambda_z)
+        memset(s->lambda_z, 0, bytes);
+}
+
+/* Gives component i of a cotangent of the dense output, with weights w, to the stages. */
+static void FN(to_stages)(FN(back) *s, int64_t l, int64_t i, const double *w, REAL d)
+{
+    FN(tile) *by = FN(maker)(&s->tile, l);
+    REAL *const *kbar = by == &s->tile ? s->kbar : s->stiff_kbar;
+    int64_t at = i * s->L + l;
+    double size = by->method->family == NC_ROSENBROCK ? 1 : by->h[l];
+    s->lambda_n[at] += d;
+    for (int j = 0; j < by->method->n_stages; j++)
+        kbar[j][at] += (REAL)(size * w[j]) * d;
+}
+
+/* Component i of the slope of the dense output, with derivatives dw of the weights. */
+static double FN(dense_slope)(FN(back) *s, int64_t l, int64_t i, const double *dw)
+{
+    const FN(tile) *by = FN(maker)(&s->tile, l);
+    double v = 0;
+    for (int j = 0; j < by->method->n_stages; j++)
+        v += dw[j] * (double)by->k[j][i * s->L + l];
+    return by->method->family == NC_ROSENBROCK ? v / by->h[l] : v;
+}
+
 /* Gives the cotangents of this step's outputs to lambda (outputs at its end), or to kbar and
- * lambda_n (interpolated ones) and, if they are wanted, to their times. Returns whether an
- * interpolant was needed; with want_t the trace of all stages is there then. */
-static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_start)
+ * lambda_n (interpolated ones) and, if they are wanted, to their times. any: whether the stages are open.
+ * Returns whether an interpolant was needed. */
+static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_start,
+                            const uint8_t *flags, int any)
 {
     FN(tile) *T = &s->tile;
     const nc_problem *p = T->p;
     int64_t D = p->dim, L = s->L;
-    int increments = T->method->family == NC_ROSENBROCK;
     const REAL *dy = g->dy;
-    int any = 0;
     for (;;) {
         int due = 0;
         for (int64_t l = 0; l < L; l++) {
@@ -194,10 +261,10 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
             if (t == T->t_new[l]) { /* computed as y1 */
                 for (int64_t i = 0; i < D; i++)
                     s->lambda[i * L + l] += dy[row * D + i];
-                int held = !g->want_t || g->grid_rule == NC_HOLD_FRACTIONS ||
+                int node = g->grid_rule == NC_HOLD_FRACTIONS ||
                            (g->grid_rule == NC_HOLD_STOPS && row + 1 == p->out_off[b + 1]);
-                if (held) { /* the time of a grid node: it moves the grid, not the output */
-                    s->q[l]--;
+                if (!s->want_t || (node && !(flags[l] & NC_LANE_CUT))) {
+                    s->q[l]--; /* the time of a grid's node moves the grid, not the output */
                     l--;
                     continue;
                 }
@@ -211,45 +278,23 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
         }
         if (!due)
             return any;
-        if (!any) {
-            any = 1;
-            if (g->want_t)
-                FN(method_trace)(T, T->method->n_stages);
-            for (int i = 0; i < T->method->n_stages; i++)
-                memset(s->kbar[i], 0, (size_t)(D * L) * sizeof(REAL));
-            for (int i = 0; T->other && i < T->other->method->n_stages; i++)
-                memset(s->stiff_kbar[i], 0, (size_t)(D * L) * sizeof(REAL));
-            memset(s->lambda_n, 0, (size_t)(D * L) * sizeof(REAL));
-            if (s->lambda_z)
-                memset(s->lambda_z, 0, (size_t)(D * L) * sizeof(REAL));
-        }
+        if (!any)
+            FN(open_stages)(s);
+        any = 1;
         for (int64_t l = 0; l < L; l++) {
             double w[NC_MAX_STAGES], dw[NC_MAX_STAGES];
             if (!s->pending[l])
                 continue;
-            const FN(tile) *by = FN(maker)(T, l);
-            const nc_tableau *m = by->method;
-            REAL *const *kbar = by == T ? s->kbar : s->stiff_kbar;
-            FN(dense_weights)(m, s->theta[l], w, dw);
+            FN(dense_weights)(FN(maker)(T, l)->method, s->theta[l], w, dw);
             int64_t b = s->cur[l], row = p->out_off[b] + s->q[l] - 1;
             double slope = 0; /* dy . sum b_i'(theta) k_i */
-            for (int64_t i = 0; i < D && g->want_t; i++) {
-                double d = (double)dy[row * D + i], v = 0;
-                for (int j = 0; j < m->n_stages; j++)
-                    v += dw[j] * (double)by->k[j][i * L + l];
-                slope += d * v;
-            }
-            if (increments)
-                slope /= by->h[l];
+            for (int64_t i = 0; i < D && s->want_t; i++)
+                slope += (double)dy[row * D + i] * FN(dense_slope)(s, l, i, dw);
             if (T->z)
-                slope += FN(pull_apart)(s, l, dy + row * D) / by->h[l];
+                slope += FN(pull_apart)(s, l, dy + row * D) / T->h[l];
             if (s->pending[l] == 1)
-                for (int64_t i = 0; i < D; i++) {
-                    REAL d = dy[row * D + i];
-                    s->lambda_n[i * L + l] += d;
-                    for (int j = 0; j < m->n_stages; j++)
-                        kbar[j][i * L + l] += (REAL)(increments ? w[j] : by->h[l] * w[j]) * d;
-                }
+                for (int64_t i = 0; i < D; i++)
+                    FN(to_stages)(s, l, i, w, dy[row * D + i]);
             if (g->want_t)
                 g->t_bar[row] += slope;
             s->time_sum[l] -= slope;
@@ -259,50 +304,47 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
     }
 }
 
-/* The grid's dependence on t: what the start t_n and the size h of this step give to the times. */
-static void FN(pull_grid)(FN(back) *s, const nc_backward *g, int64_t l, double T_n, double H_n)
+/* The lane's steps have been walked back to the lower end of an interval of the grid, at time lo:
+ * returns what they give to it, having given the upper end its part. With T_n and H_n the cotangents
+ * of a step's start and size, sizes held give T_n; fractions held, (hi - t_n) / (hi - lo) T_n -
+ * h / (hi - lo) H_n, and the rest of T_n to the upper end. */
+static double FN(close_interval)(FN(back) *s, const nc_backward *g, int64_t l, double lo)
+{
+    double bar = s->held[l] ? s->moved[l] : s->stretched[l] / (s->hi[l] - lo);
+    if (!s->held[l] && g->want_t && s->hi_row[l] >= 0)
+        g->t_bar[s->hi_row[l]] += s->moved[l] - bar;
+    s->moved[l] = s->stretched[l] = 0;
+    return bar;
+}
+
+/* The cotangents of the start and the size of the lane's step. */
+static void FN(gain_times)(FN(back) *s, int64_t l, double T_n, double H_n)
+{
+    FN(tile) *T = &s->tile;
+    s->moved[l] += T_n;
+    if (!s->held[l])
+        s->stretched[l] += (s->hi[l] - T->t[l]) * T_n - FN(maker)(T, l)->h[l] * H_n;
+}
+
+/* The step that is entered may end on a node of the grid whose time is given: an output, or a stop. */
+static void FN(enter_node)(FN(back) *s, const nc_backward *g, int64_t l)
 {
     FN(tile) *T = &s->tile;
     const nc_problem *p = T->p;
-    int64_t b = s->cur[l], row = p->out_off[b], n = p->out_off[b + 1] - row;
+    int64_t b = s->cur[l], first = p->out_off[b], n = p->out_off[b + 1] - first, row = -1;
     const double *t = p->t + p->t_off[b];
-    if (g->grid_rule == NC_HOLD_SIZES) {
-        g->t_bar[row] += T_n;
+    if (g->grid_rule == NC_HOLD_FRACTIONS && s->q[l] > 0 && t[s->q[l] - 1] == T->t_new[l])
+        row = first + s->q[l] - 1;
+    else if (g->grid_rule == NC_HOLD_STOPS && t[n - 1] == T->t_new[l])
+        row = first + n - 1;
+    else if (g->grid_rule != NC_HOLD_STOPS || !T->at_stop[l])
         return;
-    }
-    double lo, hi;
-    int64_t lo_row = -1, hi_row = -1;
-    if (g->grid_rule == NC_HOLD_FRACTIONS) {
-        int64_t j = s->q[l]; /* the step lies between outputs j - 1 and j */
-        lo = t[j - 1];
-        hi = t[j];
-        lo_row = row + j - 1;
-        hi_row = row + j;
-    } else {
-        double dir = t[n - 1] >= t[0] ? 1 : -1;
-        lo = t[0];
-        hi = t[n - 1];
-        lo_row = row;
-        hi_row = row + n - 1;
-        for (int64_t i = p->stop_off[b]; i < p->stop_off[b + 1]; i++) {
-            double stop = p->stops[i];
-            if (dir * (stop - t[0]) <= 0 || dir * (stop - t[n - 1]) >= 0)
-                continue;
-            if (dir * (stop - T->t[l]) <= 0) {
-                lo = stop;
-                lo_row = -1;
-            } else {
-                hi = stop;
-                hi_row = -1;
-                break;
-            }
-        }
-    }
-    double start = (T->t[l] - lo) / (hi - lo), size = FN(maker)(T, l)->h[l] / (hi - lo);
-    if (lo_row >= 0)
-        g->t_bar[lo_row] += (1 - start) * T_n - size * H_n;
-    if (hi_row >= 0)
-        g->t_bar[hi_row] += start * T_n + size * H_n;
+    double bar = FN(close_interval)(s, g, l, T->t_new[l]);
+    if (g->want_t && row >= 0)
+        g->t_bar[row] += bar;
+    s->held[l] = 0;
+    s->hi[l] = T->t_new[l];
+    s->hi_row[l] = row;
 }
 
 /* The trace of the first n stages: the kept one if there is one, else the stages are evaluated again.
@@ -313,7 +355,7 @@ static void FN(step_trace)(FN(back) *s, const nc_backward *g, const nc_record *r
 {
     FN(tile) *T = &s->tile;
     char *trace = T->method->family == NC_EXPLICIT ? nc_trace_at(r, s->step) : NULL;
-    int need_k = g->want_t && g->grid_rule != NC_HOLD_SIZES;
+    int need_k = s->want_t && g->grid_rule != NC_HOLD_SIZES;
     if (!trace || need_k || n > r->trace_stages + 1) {
         FN(method_trace)(T, n);
         return;
@@ -326,7 +368,7 @@ static void FN(step_trace)(FN(back) *s, const nc_backward *g, const nc_record *r
         const uint8_t *flags = (const uint8_t *)(b + r->off_flags);
         for (int64_t l = 0; l < s->L && before; l++)
             if (T->active[l] && (sample[l] != was[l] || !(flags[l] & NC_LANE_ACCEPTED) ||
-                                 flags[l] & NC_LANE_AT_STOP))
+                                 flags[l] & (NC_LANE_AT_STOP | NC_LANE_CUT)))
                 before = NULL;
     }
     if (!before) {
@@ -350,11 +392,13 @@ static int FN(split_lanes)(FN(back) *s)
     return stiff;
 }
 
-/* The sample's first step is done: lambda, the cotangent of y0, and what its values of S were given. */
+/* The sample's first step is done: the cotangents of t0, of y0 (lambda), and of its values of S. */
 static void FN(give_back)(FN(back) *s, const nc_backward *g, int64_t l, int64_t first_sample)
 {
     const nc_problem *p = s->tile.p;
     int64_t b = s->cur[l], D = p->dim, L = s->L;
+    if (g->want_t)
+        g->t_bar[p->out_off[b]] += FN(close_interval)(s, g, l, s->tile.t[l]);
     REAL *out = (REAL *)g->y0_bar + b * D;
     const REAL *dy = (const REAL *)g->dy + p->out_off[b] * D;
     for (int64_t i = 0; i < D; i++) { /* the first outputs are y0 itself */
@@ -380,11 +424,20 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
     if (!FN(enter)(s, r, e))
         return -1;
     int stiff = T->other ? FN(split_lanes)(s) : 0;
-    for (int64_t l = 0; l < L; l++)
+    for (int64_t l = 0; l < L; l++) {
         s->size_sum[l] = s->time_sum[l] = 0;
-    int dense = FN(pull_outputs)(s, g, q);
+        if (s->want_t && T->active[l] && !(flags[l] & NC_LANE_CUT))
+            FN(enter_node)(s, g, l);
+    }
+    int dense = 0;
+    if (p->events.n) {
+        int64_t bad = FN(pull_events)(s, g, &dense);
+        if (bad >= 0)
+            return bad;
+    }
+    dense = FN(pull_outputs)(s, g, q, flags, dense);
     int n = dense ? m->n_stages : m->n_step - 1;
-    if (!(dense && g->want_t))
+    if (!(dense && s->want_t))
         FN(step_trace)(s, g, r, e, n);
     const FN(cotangents) c = {
         .lambda = s->lambda,
@@ -397,8 +450,8 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
         .moved = s->mask,
         .fresh = s->fresh,
         .sbar = s->sbar,
-        .time_sum = g->want_t ? s->time_sum : NULL,
-        .size_sum = g->want_t && g->grid_rule != NC_HOLD_SIZES ? s->size_sum : NULL,
+        .time_sum = s->want_t ? s->time_sum : NULL,
+        .size_sum = s->want_t && g->grid_rule != NC_HOLD_SIZES ? s->size_sum : NULL,
         .part = s->part,
         .dot = s->dot,
         .sinks = &s->sinks,
@@ -427,8 +480,7 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
             continue;
         if (s->bad[l])
             return l;
-        if (g->want_t)
-            FN(pull_grid)(s, g, l, s->time_sum[l], s->size_sum[l]);
+        FN(gain_times)(s, l, s->time_sum[l], s->size_sum[l]);
         s->q[l] = q[l];
         if (flags[l] & NC_LANE_FIRST)
             FN(give_back)(s, g, l, first_sample);
@@ -493,6 +545,11 @@ static int FN(back_entry)(FN(back) *s, nc_backward *g, int64_t chunk, const char
     if (l >= 0) {
         g->bad_sample[chunk] = s->cur[l];
         g->bad_t[chunk] = T->t[l];
+        g->bad_event[chunk] = -1;
+        if (T->p->events.n && s->ev.grazes >= 0) {
+            g->bad_t[chunk] = s->ev.grazes_t;
+            g->bad_event[chunk] = s->ev.grazes;
+        }
         return 1;
     }
     return T->failed;
@@ -653,7 +710,8 @@ static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
     const nc_record *r = p->records + chunk;
     int64_t D = p->dim, begin = p->batch * chunk / p->n_chunks,
             end = p->batch * (chunk + 1) / p->n_chunks;
-    s->sinks.acc = s->sample_sinks.acc = s->second_sinks.acc = g->acc + chunk * p->acc_size;
+    s->sinks.acc = s->sample_sinks.acc = s->second_sinks.acc = s->event_sinks.acc =
+        g->acc + chunk * p->acc_size;
     memset(s->sinks.acc, 0, (size_t)p->acc_size * sizeof(double));
     if (p->n_sample)
         memset(s->sample_bar, 0, (size_t)((end - begin) * p->n_sample) * sizeof(double));
@@ -679,6 +737,7 @@ static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
     FN(panel_flush)(&s->sinks);
     FN(panel_flush)(&s->sample_sinks);
     FN(panel_flush)(&s->second_sinks);
+    FN(panel_flush)(&s->event_sinks);
 }
 
 static int FN(backward)(nc_problem *p, nc_backward *g, int leader, double pause_after)
@@ -690,15 +749,18 @@ static int FN(backward)(nc_problem *p, nc_backward *g, int leader, double pause_
     int64_t n_panels = p->n_panels > p->n_sample_panels ? p->n_panels : p->n_sample_panels;
     if (p->n_second_panels > n_panels)
         n_panels = p->n_second_panels;
+    if (p->events.n_panels > n_panels)
+        n_panels = p->events.n_panels;
     if (n_panels > 64)
         probe_panels = malloc((size_t)n_panels * sizeof(nc_panel));
     if (!probe_panels) {
         p->stop = NC_STOP_MEMORY;
         return 0;
     }
-    size_t elems[3] = {FN(panel_layout)(&p->reverse, p->tile, probe_panels),
-                       FN(panel_layout)(&p->sample_reverse, p->tile, probe_panels),
-                       FN(panel_layout)(&p->second, p->tile, probe_panels)};
+    size_t elems[FN(N_SINKS)] = {FN(panel_layout)(&p->reverse, p->tile, probe_panels),
+                                 FN(panel_layout)(&p->sample_reverse, p->tile, probe_panels),
+                                 FN(panel_layout)(&p->second, p->tile, probe_panels),
+                                 FN(panel_layout)(&p->events.spread, p->tile, probe_panels)};
     if (probe_panels != few)
         free(probe_panels);
 
@@ -722,6 +784,9 @@ static int FN(backward)(nc_problem *p, nc_backward *g, int leader, double pause_
     FN(panel_layout)(&p->second, p->tile, s->second_sinks.panels);
     s->sample_sinks.n_panels = p->n_sample_panels;
     s->second_sinks.n_panels = p->n_second_panels;
+    FN(panel_layout)(&p->events.spread, p->tile, s->event_sinks.panels);
+    s->event_sinks.n_panels = p->events.n_panels;
+    s->want_t = g->want_t || (p->events.n && p->known.off[p->batch] > 0);
     s->leader = leader;
     s->last_look = nc_now();
     s->next_poll = s->last_look + 0.02;

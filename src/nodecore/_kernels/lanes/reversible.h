@@ -20,6 +20,8 @@ static int64_t FN(take_paths)(FN(back) *s, const nc_record *r, int64_t *next, in
             s->mask[l] = -1;
             nc_walk_begin(s->walk + l, p, b, path->ends);
             s->q[l] = s->walk[l].q;
+            s->held[l] = 1;
+            s->moved[l] = s->stretched[l] = 0;
             FN(lane_in)(T->base[NC_SP_S], (const REAL *)p->sample_values + b * p->n_sample,
                         p->n_sample, L, l);
             for (int64_t i = 0; i < p->n_sample; i++)
@@ -81,7 +83,7 @@ static int64_t FN(undo_step)(FN(back) *s, const nc_backward *g)
     FN(tile) *T = &s->tile;
     const nc_tableau *m = T->method;
     int64_t L = s->L, n = T->p->dim * L, last = m->n_step - 1;
-    int want_size = g->want_t && g->grid_rule != NC_HOLD_SIZES;
+    int want_size = s->want_t && g->grid_rule != NC_HOLD_SIZES;
     FN(cotangents) c = {
         .ybar = s->ybar,
         .sum = s->sum,
@@ -93,15 +95,18 @@ static int64_t FN(undo_step)(FN(back) *s, const nc_backward *g)
         .dot = s->dot,
         .sinks = &s->sinks,
     };
-    for (int64_t l = 0; l < L; l++)
+    for (int64_t l = 0; l < L; l++) {
         s->time_sum[l] = s->size_sum[l] = s->turned_time[l] = s->turned_size[l] = 0;
+        if (s->want_t && s->cur[l] >= 0)
+            FN(enter_node)(s, g, l);
+    }
 
     FN(turn)(T);
     FN(undo_z)(T);
     for (int64_t j = 0; j < n; j++)
         s->lambda_n[j] = -s->z_bar[j];
     c.lambda = s->lambda_n;
-    c.time_sum = g->want_t ? s->turned_time : NULL;
+    c.time_sum = s->want_t ? s->turned_time : NULL;
     c.size_sum = want_size ? s->turned_size : NULL;
     FN(rk_reverse)(T, (int)last, &c);
     FN(turn)(T);
@@ -110,13 +115,13 @@ static int64_t FN(undo_step)(FN(back) *s, const nc_backward *g)
 
     FN(ahead)(T);
     FN(undo_y)(T);
-    int dense = FN(pull_outputs)(s, g, s->q_start);
-    if (dense && !g->want_t)
+    int dense = FN(pull_outputs)(s, g, s->q_start, s->flags, 0);
+    if (dense && !s->want_t)
         for (int i = (int)last; i < m->n_stages; i++)
             FN(rk_trace_stage)(T, i);
     c.lambda = s->lambda;
     c.kbar = dense ? s->kbar : NULL;
-    c.time_sum = g->want_t ? s->time_sum : NULL;
+    c.time_sum = s->want_t ? s->time_sum : NULL;
     c.size_sum = want_size ? s->size_sum : NULL;
     FN(rk_reverse)(T, dense ? m->n_stages : (int)last, &c);
     FN(ahead)(T);
@@ -135,10 +140,10 @@ static int64_t FN(undo_step)(FN(back) *s, const nc_backward *g)
             for (int64_t l = 0; l < L; l++)
                 if (s->bad[l] && s->cur[l] >= 0)
                     return l;
-    for (int64_t l = 0; l < L && g->want_t; l++) /* Psi_-h starts at t + h and has the size -h */
+    for (int64_t l = 0; l < L && s->want_t; l++) /* Psi_-h starts at t + h and has the size -h */
         if (s->cur[l] >= 0)
-            FN(pull_grid)(s, g, l, s->time_sum[l] + s->turned_time[l],
-                          s->size_sum[l] + s->turned_time[l] - s->turned_size[l]);
+            FN(gain_times)(s, l, s->time_sum[l] + s->turned_time[l],
+                           s->size_sum[l] + s->turned_time[l] - s->turned_size[l]);
     return -1;
 }
 
@@ -153,6 +158,7 @@ static int FN(back_paths)(FN(back) *s, nc_backward *g, int64_t chunk, int64_t be
         T->active[l] = 0;
         T->sample[l] = -1;
         s->mask[l] = 0;
+        s->flags[l] = 0;
     }
     while (FN(take_paths)(s, r, &next, end)) {
         if (FN(back_look_up)(s, g))
@@ -162,6 +168,7 @@ static int FN(back_paths)(FN(back) *s, nc_backward *g, int64_t chunk, int64_t be
         if (wrong >= 0) {
             g->bad_sample[chunk] = s->cur[wrong];
             g->bad_t[chunk] = T->t[wrong];
+            g->bad_event[chunk] = -1;
         }
         if (wrong >= 0 || T->failed)
             return 1;

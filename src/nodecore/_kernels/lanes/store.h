@@ -14,8 +14,8 @@
  *   real k[stages][D][L] (the stages, of methods that find them by iteration).
  * Where a schedule limits the entries, each is a checkpoint: behind the entry is the *carry*, what the
  * driver needs besides to make this step, and all behind it, again:
- *   nc_carry, double h_next[L], log_err1[L], log_err2[L], int64 count[L], made[L], int32 stop[L],
- *   uint8 more[L], and what Newton's iteration remembers: double [8][L], real [rows][D][L].
+ *   nc_carry, double h_next[L], log_err1[L], log_err2[L], int64 count[L], accepted[L], rejected[L],
+ *   int32 stop[L], uint8 more[L], and what Newton's iteration remembers: double [8][L], real [rows][D][L].
  * It has no stages: its step is made again to be reversed.
  * A checkpoint is kept before its step is made; the entry's h, t_new and accepted flags are filled in
  * when it is (nc_carry.complete). */
@@ -66,6 +66,7 @@ enum nc_lane_flag {
     NC_LANE_AFTER_STOP = 16, /* the step starts on a stop */
     NC_LANE_FRESH = 32,      /* its first derivative is a field value, not the last stage before */
     NC_LANE_STIFF = 64,      /* made by the method's stiff partner */
+    NC_LANE_CUT = 128,       /* an event ends the step before its end */
 };
 
 /* stages, carry_rows: 0 unless the method finds its stages by iteration. */

@@ -44,10 +44,13 @@ static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
     NC_TAKE(s->active, lanes);
     NC_TAKE(s->sample, lanes);
     NC_TAKE(s->coef, (NC_MAX_STAGES + 1) * L + FN(SLACK));
-    const nc_program *programs[] = {&p->field, &p->sample, &p->field_keep, &p->tangent, &p->time,
-                                    &p->reverse, &p->sample_reverse, &p->second};
+    const nc_events *e = &p->events;
+    const nc_program *programs[] = {&p->field,     &p->sample,         &p->field_keep, &p->tangent,
+                                    &p->time,      &e->value,          &e->slope,      &e->reset,
+                                    &p->reverse,   &p->sample_reverse, &p->second,     &e->pull,
+                                    &e->spread};
     int64_t registers = 0, width = L;
-    for (int i = 0; i < (backward ? 8 : 5); i++)
+    for (int i = 0; i < (backward ? 13 : 8); i++)
         if (programs[i]->rf_rows > registers)
             registers = programs[i]->rf_rows;
     if ((m->family != NC_EXPLICIT || m->stiff) && FN(column_lanes)(D) > width)
@@ -66,6 +69,7 @@ static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
         NC_TAKE(s->stiff, lanes);
         NC_TAKE(s->look, lanes);
         NC_TAKE(s->switched, lanes);
+        NC_TAKE(s->measured, lanes);
         NC_TAKE(s->hits, lanes);
         NC_TAKE(s->rho, lanes);
     }

@@ -17,6 +17,20 @@ typedef struct {
     int64_t q; /* the next output when the step began */
 } nc_walk;
 
+/* A step of a given grid whose nodes have moved (nc_problem.grid_nodes). Between two nodes that are given
+ * steps keep their fractions of the interval, up to an event and up to the end they keep their sizes.
+ * event: when lane l had its last one. */
+static inline void nc_move_step(const double node[4], const double *event, int64_t l, double *h,
+                                double *t_new)
+{
+    double lo = node[0], lo_new = isnan(node[1]) ? event[l] : node[1], hi = node[2];
+    double ratio = isnan(hi) ? 1 : (node[3] - lo_new) / (hi - lo);
+    if (ratio == 1 && lo_new == lo)
+        return;
+    *h *= ratio;
+    *t_new = *t_new == hi ? node[3] : lo_new + (*t_new - lo) * ratio;
+}
+
 /* Behind the last step. */
 static inline void nc_walk_begin(nc_walk *w, const nc_problem *p, int64_t b, const double *ends)
 {
@@ -88,8 +102,14 @@ static inline void nc_walk_back(nc_walk *w)
         w->h = w->t_new - w->t;
     } else if (c->mode == NC_REPLAY) {
         int64_t at = p->grid_off[b] + i;
-        w->t = p->grid[at + b];
+        double end = p->grid[at], size = 0;
+        w->t = i ? p->grid[at - 1] : times[0];
         w->h = p->grid_h[at];
+        if (p->grid_nodes) {
+            nc_move_step(p->grid_nodes[at], NULL, 0, &w->h, &end);
+            if (i)
+                nc_move_step(p->grid_nodes[at - 1], NULL, 0, &size, &w->t);
+        }
     } else if (c->mode == NC_FIXED_STEPS) {
         const double *out = times + i / c->n_sub;
         w->h = (out[1] - out[0]) / c->n_sub;

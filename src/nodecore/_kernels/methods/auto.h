@@ -3,8 +3,7 @@
  * each step of the tile is made by both under complementary masks.
  *
  * A lane is suspected where h rho is near the explicit method's limit of stability NC_STIFF_HITS times in
- * a row, with rho = |k_s - k_s-1| / |Y_s - Y_s-1| of the last two stages at c = 1 (Shampine 1977). That
- * costs nothing, but misses the radius where other components are as large: so the Jacobian decides, by
+ * a row, with rho of stage_radius. That costs nothing, but misses the radius where other components are as large: so the Jacobian decides, by
  * a power iteration. The explicit method is taken up again where h times the radius was well inside
  * NC_CALM_HITS times in a row. Norms are those of the tolerance. */
 #ifndef NC_AUTO_LIMITS
@@ -125,26 +124,6 @@ static void FN(auto_step)(FN(tile) *s, double *part)
         FN(dirk_step)(o, part);
         FN(select_lanes)(s->y1, o->y1, s->stiff, s->p->dim, s->L);
     }
-}
-
-/* rho of the lanes whose step was explicit. Needs all stages of the step; part is [8][L]. */
-static void FN(auto_measure)(FN(tile) *s, double *part)
-{
-    const nc_tableau *m = s->method;
-    const nc_control *c = &s->p->control;
-    int64_t D = s->p->dim, L = s->L;
-    int last = m->n_step - 1;
-    double *above = s->other->n.size, *below = s->other->n.sums;
-    FN(combine)(s, s->stage, s->y, m->A + (last - 1) * m->n_stages, last - 1);
-    for (int64_t j = 0; j < D * L; j++)
-        s->stage[j] = s->y1[j] - s->stage[j];
-    FN(scaled_square)(s->stage, s->y, s->y, c->atol, c->rtol, D, L, part, below);
-    for (int64_t j = 0; j < D * L; j++)
-        s->stage[j] = s->k[last][j] - s->k[last - 1][j];
-    FN(scaled_square)(s->stage, s->y, s->y, c->atol, c->rtol, D, L, part, above);
-    for (int64_t l = 0; l < L; l++)
-        if (!s->stiff[l])
-            s->rho[l] = below[l] > 0 && above[l] < HUGE_VAL ? sqrt(above[l] / below[l]) : 0;
 }
 
 /* After an accepted step of size h: whether the lane is the other method's from now on. */

@@ -66,14 +66,14 @@ static void FN(method_step)(FN(tile) *s, double *part)
 }
 
 /* Whether the next step's first derivative is still to be evaluated; if so, by method_finish. */
-static int FN(method_finishes)(const FN(tile) *s)
+static int FN(method_finishes)(const nc_tableau *m)
 {
-    return s->method->family == NC_EXPLICIT && !s->z;
+    return m->family == NC_EXPLICIT;
 }
 
 static int FN(error_reads_finish)(const nc_tableau *m)
 {
-    return m->family == NC_EXPLICIT && FN(rk_error_reads_finish)(m);
+    return FN(method_finishes)(m) && FN(rk_error_reads_finish)(m);
 }
 
 /* The derivative of the step stage: the next step's first, but for the coupled scheme. */
@@ -123,8 +123,11 @@ static void FN(method_error)(FN(tile) *s, double *part, double *tmp, double *err
     FN(tile) *o = s->other;
     if (FN(any_explicit)(s)) {
         FN(own_error)(s, part, tmp, err);
-        if (o)
-            FN(auto_measure)(s, part);
+        if (o) { /* where an explicit step was made */
+            FN(stage_radius)(s, part, o->n.size, o->n.sums, s->measured);
+            for (int64_t l = 0; l < s->L; l++)
+                s->rho[l] = s->stiff[l] ? s->rho[l] : s->measured[l];
+        }
     }
     if (!o)
         return;
@@ -179,18 +182,13 @@ static int64_t FN(method_work)(FN(tile) *s, int64_t l, int64_t *jev, int64_t *fa
     return s->n.fev[l];
 }
 
-/* Stages that only the dense output reads, and how many each lane that reads it has: of the coupled
- * scheme the step stage too, whose derivative no other step reads. */
-static int FN(method_dense_stages)(FN(tile) *s)
+/* The stages that only the dense output reads. */
+static void FN(method_dense_stages)(FN(tile) *s)
 {
-    const nc_tableau *m = s->method;
-    if (s->z) {
-        FN(coupled_stages)(s, m->n_step - 1, m->n_stages);
-        return m->n_stages - m->n_step + 1;
-    }
-    if (m->n_stages > m->n_step)
+    if (s->z)
+        FN(coupled_stages)(s, s->method->n_step, s->method->n_stages);
+    else
         FN(rk_dense_stages)(s);
-    return m->n_stages - m->n_step;
 }
 
 /* out = y(t + theta h), lane by lane; theta 0 where a lane wants nothing. */

@@ -46,6 +46,26 @@ static void FN(rk_dense_stages)(FN(tile) *s)
         FN(rk_stage)(s, i, s->stage, NULL);
 }
 
+/* rho = |k_s - k_j| / |Y_s - Y_j| of the last stage and its twin at c = 1: an estimate of the field's
+ * largest rate where that dominates (Shampine 1977). All stages must be there; part is [8][L], above and
+ * below [L]. */
+static void FN(stage_radius)(FN(tile) *s, double *part, double *above, double *below, double *rho)
+{
+    const nc_tableau *m = s->method;
+    const nc_control *c = &s->p->control;
+    int64_t D = s->p->dim, L = s->L;
+    int last = m->n_step - 1, j = m->twin;
+    FN(combine)(s, s->stage, s->y, m->A + j * m->n_stages, j);
+    for (int64_t r = 0; r < D * L; r++)
+        s->stage[r] = s->y1[r] - s->stage[r];
+    FN(scaled_square)(s->stage, s->y, s->y, c->atol, c->rtol, D, L, part, below);
+    for (int64_t r = 0; r < D * L; r++)
+        s->stage[r] = s->k[last][r] - s->k[j][r];
+    FN(scaled_square)(s->stage, s->y, s->y, c->atol, c->rtol, D, L, part, above);
+    for (int64_t l = 0; l < L; l++)
+        rho[l] = below[l] > 0 && above[l] < HUGE_VAL ? sqrt(above[l] / below[l]) : 0;
+}
+
 /* ---- Reverse -------------------------------------------------------------------------------- */
 
 /* Stage i again, with its residuals. */

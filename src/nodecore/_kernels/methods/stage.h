@@ -43,6 +43,7 @@ typedef struct FN(tile_) {
     struct FN(tile_) *other; /* the tile of the method's stiff partner, or NULL; see auto.h */
     RINT *stiff;             /* lanes that are the partner's */
     uint8_t *look, *switched; /* lanes that are yet to be looked at; that went to the partner */
+    double *measured; /* rho of this step */
     double *hits, *rho;      /* for the choice: successive steps that speak for the other method */
     int64_t L;
     REAL *y, *y1, *stage;    /* state, new state, a stage's argument */
