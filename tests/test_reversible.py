@@ -74,7 +74,8 @@ def test_any_coupling(coupling):
     for options in ({"steps": 7}, {"rtol": 1e-5, "method": "dopri5"}):
         sol = swing(adjoint=nc.Reversible(coupling), **{"T": 5.0, **options})
         assert nc.gradcheck(sol) < 1e-8
-        assert f"{coupling:g}" in sol.adjoint
+        assert f"coupling {coupling:g}: " in sol.adjoint
+        assert f"every {round(5 / (1 - coupling))} steps" in sol.adjoint
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -423,6 +424,8 @@ def test_what_cannot_be():
                 swing(method=method)
     with pytest.raises(nc.InputError, match="dense=True"):
         swing(steps=3, dense=True)
+    with pytest.raises(nc.InputError, match="events"):
+        swing(steps=3, events=nc.Event(lambda t, y: y[0]))
     for bad in (0, 1, -0.5, 1.5, True, "0.9", None, np.nan):
         with pytest.raises(nc.InputError, match="coupling must be a number between 0 and 1"):
             nc.Reversible(bad)
