@@ -397,7 +397,7 @@ def plan_for(adjoint: Adjoint, counts: Callable[[], Any], events: bool = False) 
         return Plan(
             Discrete(),
             None,
-            text=f"reversible, coupling {adjoint.coupling:g}: steps are undone; kept are each sample's "
+            text=f"reversible, coupling {adjoint.coupling:g}: steps are undone; kept are a sample's "
             f"last states, those behind every {every} steps, and the ends of adaptive steps",
         )
     return Plan(adjoint, counts(), events) if adjoint.limited else _UNLIMITED
