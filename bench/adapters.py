@@ -6,17 +6,26 @@ weights, `train()` makes Adam's updates; they return the library's own arrays, c
 `outputs`, `gradients` turn those into NumPy.
 
 Each library is used as its documentation shows, in its fastest standard way: everything under `jit`
-for jax and diffrax, with weights and initial states as arguments; no argument checks turned on;
-traces of Jacobians from tangents written by hand where automatic ones would be slower.
+for jax and diffrax, with weights and initial states as arguments; casadi's functions through the C
+compiler; no argument checks turned on; traces of Jacobians from tangents written by hand where
+automatic ones would be slower.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 import numpy as np
-from cases import Case, negative_log_likelihood, numpy_field
+from cases import (
+    CACHE,
+    ROBERTSON,
+    ROBERTSON_SCALE,
+    Case,
+    negative_log_likelihood,
+    numpy_field,
+)
 
 DTYPES = {"f32": np.float32, "f64": np.float64}
 
@@ -91,8 +100,11 @@ class Adapter:
 
 
 class Nodecore(Adapter):
+    """Where stiff: the steps that cost least, and those whose gradient is the most exact."""
+
     name, module, per_sample = "nodecore", "nodecore", True
     memory: str | None = None
+    stiff = {"forward": "rodas5p", "gradient": "radau5"}
 
     def setup(self) -> None:
         import nodecore as nc
@@ -101,6 +113,8 @@ class Nodecore(Adapter):
         self.fun = nc.field(numpy_field(self.case))
         self.weights = {k: self.array(v) for k, v in self.case.weights.items()}
         self.start, self.t = self.y0, self.case.t
+        one = len(self.case.y0) == 1
+        self.constants = {k: v[0] if one else v for k, v in self.case.constants.items()} or None
         target = self.case.target
         if target is None:
             self.loss, self.data = negative_log_likelihood, ()
@@ -109,23 +123,26 @@ class Nodecore(Adapter):
             self.loss, self.data = nc.losses.mse, (self.array(target),)
         self.adjoint = nc.Discrete(memory=self.memory)
 
-    def options(self) -> dict[str, Any]:
+    def options(self, what: str = "forward") -> dict[str, Any]:
+        method = self.stiff[what] if self.case.stiff else self.case.method
         if self.case.adaptive:
             how = {"rtol": self.rtol, "atol": self.atol}
         else:
             how = {"steps": self.case.steps}
-        return {"method": self.case.method, "threads": self.threads, **how}
+        return {"method": method, "threads": self.threads, **how}
 
-    def solve(self, adjoint: Any = None) -> Any:
+    def solve(self, what: str, adjoint: Any = None) -> Any:
         return self.nc.solve(
-            self.fun, self.start, self.t, self.weights, adjoint=adjoint, **self.options()
-        )
+            self.fun, self.start, self.t, self.weights, self.constants, adjoint=adjoint,
+            **self.options(what),
+        )  # fmt: skip
 
     def forward(self) -> Any:
-        return self.solve().y
+        return self.solve("forward").y
 
     def gradient(self) -> tuple[Any, Any]:
-        value, g = self.solve(self.adjoint).value_and_grad(self.loss, *self.data)
+        sol = self.solve("gradient", self.adjoint)
+        value, g = sol.value_and_grad(self.loss, *self.data)
         return value, g.params
 
     def train(self) -> tuple[Any, Any]:
@@ -153,6 +170,22 @@ class NodecoreBudget(Nodecore):
     @classmethod
     def refuses(cls, case: Case) -> str | None:
         return None if case.memory else "no budget in this case"
+
+
+class _NodecoreStiff(Nodecore):
+    """One implicit method for all; beside `Nodecore`, and never its rival."""
+
+    @classmethod
+    def refuses(cls, case: Case) -> str | None:
+        return None if case.stiff else "for the stiff cases"
+
+
+def _nodecore_by(method: str) -> type[Adapter]:
+    attributes = {"name": f"nodecore, {method}", "stiff": dict.fromkeys(Nodecore.stiff, method)}
+    return type(f"Nodecore_{method}", (_NodecoreStiff,), attributes)
+
+
+NODECORE_BY = [_nodecore_by(method) for method in ("kvaerno5", "rodas5p", "radau5", "auto")]
 
 
 # ---- PyTorch ------------------------------------------------------------------------------------
@@ -200,6 +233,10 @@ class _Torch(Adapter):
 
         self.field = Field({k: self.array(v) for k, v in self.case.weights.items()})
         self.prepare()
+
+    @classmethod
+    def refuses(cls, case: Case) -> str | None:
+        return "has no implicit method with gradients" if case.stiff else None
 
     def prepare(self) -> None:
         self.start = self.torch.tensor(self.y0)
@@ -326,6 +363,8 @@ class _Jax(Adapter):
         importlib.import_module(self.module)
         put = jax.numpy.asarray
         self.weights = {k: put(self.array(v)) for k, v in self.case.weights.items()}
+        given = {k: put(self.array(v)) for k, v in self.case.constants.items()}
+        self.constants = {k: v[0] for k, v in given.items()} if len(self.case.y0) == 1 else given
         self.start, self.goal = put(self.y0), self.target
         self.t = put(self.array(self.case.t))
         if self.goal is not None:
@@ -360,7 +399,7 @@ class _Jax(Adapter):
         self.update_ = jax.jit(update)
 
     def rate(self, t: Any, y: Any, w: Any) -> Any:
-        """The field; y (..., D), t a scalar."""
+        """The field; y (..., D), t a scalar; w may hold constants of one sample."""
         jnp, layers = self.jax.numpy, len(self.case.weights) // 2
 
         def network(x: Any) -> Any:
@@ -375,6 +414,16 @@ class _Jax(Adapter):
                     x = jnp.tanh(x)
             return x
 
+        if self.case.inputs == "van der Pol":
+            x, z = y[..., 0], y[..., 1]
+            fast = (self.constants | w)["mu"] ** 2
+            push = network(jnp.stack([x, z / fast], -1))[..., 0]
+            return jnp.stack([z, fast * ((1 - x * x) * z - x + 0.1 * push)], -1)
+        if self.case.inputs == "Robertson":
+            a, b, c = y[..., 0], y[..., 1], y[..., 2]
+            rate = jnp.exp(0.2 * network(y * np.array(ROBERTSON_SCALE))) * np.array(ROBERTSON)
+            slow, fast, back = rate[..., 0] * a, rate[..., 1] * (b * b), rate[..., 2] * (b * c)
+            return jnp.stack([back - slow, slow - back - fast, fast], -1)
         if not self.case.flow:
             return network(y)
         z, unit = y[..., :-1], jnp.eye(2, dtype=y.dtype)
@@ -416,11 +465,11 @@ class _PerSample:
     def refuses(cls, case: Case) -> str | None:
         if not case.adaptive:
             return "fixed steps: the same as without vmap"
-        return "one trajectory" if len(case.y0) == 1 else None
+        return "one trajectory" if len(case.y0) == 1 else super().refuses(case)
 
     def solve(self, w: Any, y0: Any) -> Any:
         one = super().solve
-        return self.jax.vmap(lambda y: one(w, y), out_axes=1)(y0)
+        return self.jax.vmap(lambda y, c: one(w | c, y), out_axes=1)(y0, self.constants)
 
 
 class JaxOdeint(_Jax):
@@ -430,7 +479,7 @@ class JaxOdeint(_Jax):
 
     @classmethod
     def refuses(cls, case: Case) -> str | None:
-        return None if case.method == "dopri5" else "has no fixed steps"
+        return None if case.method == "dopri5" else "has dopri5 alone"
 
     def solve(self, w: Any, y0: Any) -> Any:
         from jax.experimental.ode import odeint
@@ -507,11 +556,19 @@ class Diffrax(_Jax):
     def adjoint(self) -> Any:
         return self.diffrax.RecursiveCheckpointAdjoint()
 
+    def stiff(self) -> Any:
+        return self.diffrax.Kvaerno5()
+
     def solver(self) -> tuple[Any, dict[str, Any]]:
         dfx, case = self.diffrax, self.case
         if case.adaptive:
             control = dfx.PIDController(rtol=self.rtol, atol=self.atol)
-            return dfx.Dopri5(), {"dt0": None, "stepsize_controller": control}
+            options = {"dt0": None, "stepsize_controller": control}
+            if case.stiff:
+                # the checkpoints are planned for this many: the default where it is enough
+                most = {"Robertson": 2**12, "van der Pol": 2**17}[case.inputs]
+                return self.stiff(), options | {"max_steps": most}
+            return dfx.Dopri5(), options
         # the same steps as everyone's; a few more are allowed, since diffrax sums their sizes
         dt = float(case.t[1] - case.t[0]) / case.steps
         return _diffrax_rk4(), {"dt0": dt, "max_steps": case.total_steps + 16}
@@ -549,6 +606,34 @@ class DiffraxPerSample(_PerSample, Diffrax):
     name = "diffrax, vmap"
 
 
+class _FullNewton:
+    """Newton's method with a Jacobian of each iteration, for the default: the first one kept. It
+    takes a tenth of the steps on S6r."""
+
+    def stiff(self) -> Any:
+        import optimistix
+
+        newton = optimistix.Newton(rtol=self.rtol, atol=self.atol)
+        return self.diffrax.Kvaerno5(root_finder=newton)
+
+
+class DiffraxNewton(_FullNewton, Diffrax):
+    name = "diffrax, full Newton"
+
+    @classmethod
+    def refuses(cls, case: Case) -> str | None:
+        # the joint Jacobian of a batch is dense in diffrax
+        return None if case.stiff and len(case.y0) == 1 else "for one stiff trajectory"
+
+
+class DiffraxNewtonPerSample(_FullNewton, DiffraxPerSample):
+    name = "diffrax, full Newton, vmap"
+
+    @classmethod
+    def refuses(cls, case: Case) -> str | None:
+        return super().refuses(case) if case.stiff else "for the stiff cases"
+
+
 class _DiffraxLong(Diffrax):
     """Other adjoints, asked in the long cases alone."""
 
@@ -582,12 +667,116 @@ class DiffraxAllSteps(_DiffraxLong):
         return self.diffrax.RecursiveCheckpointAdjoint(checkpoints=self.case.total_steps + 16)
 
 
-# casadi's CVODES takes its place here with the stiff cases.
+# ---- casadi -------------------------------------------------------------------------------------
+
+
+class Casadi(Adapter):
+    """CVODES on functions compiled to C, one solve a sample, samples over threads.
+
+    The gradient is that of its adjoint sensitivities. Everything is built and compiled at the first
+    call, as for jax.
+    """
+
+    name, module, per_sample = "casadi CVODES", "casadi", True
+
+    @classmethod
+    def refuses(cls, case: Case) -> str | None:
+        return None if case.stiff else "for the stiff cases"
+
+    def setup(self) -> None:
+        self.ca = importlib.import_module("casadi")
+        case, folder = self.case, CACHE / "casadi"
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chdir(folder)  # where casadi leaves what it compiles
+        self.flat = np.concatenate([v.ravel() for v in case.weights.values()])
+        self.given = np.array(list(case.constants.values())).reshape(-1, len(case.y0))
+        self.use_tolerance(self.rtol)
+
+    def use_tolerance(self, rtol: float) -> None:
+        super().use_tolerance(rtol)
+        self.forward_: Any = None
+        self.gradient_: Any = None
+
+    def rate(self, y: Any, p: Any, constants: Any) -> Any:
+        """The field of one sample; casadi's matrices are stored by columns: transposed weights."""
+        ca, case, w, k = self.ca, self.case, {}, 0
+        for name, v in case.weights.items():
+            shape = v.shape[::-1] if v.ndim == 2 else (v.size, 1)
+            w[name] = ca.reshape(p[k : k + v.size], *shape)
+            k += v.size
+
+        def network(x: Any) -> Any:
+            layers = len(w) // 2
+            for k in range(1, layers + 1):
+                x = w[f"W{k}"] @ x + w[f"b{k}"]
+                if k < layers:
+                    x = ca.tanh(x)
+            return x
+
+        if case.inputs == "van der Pol":
+            fast = constants[0] ** 2
+            push = network(ca.vertcat(y[0], y[1] / fast))
+            return ca.vertcat(y[1], fast * ((1 - y[0] ** 2) * y[1] - y[0] + 0.1 * push))
+        rate = ca.exp(0.2 * network(y * ca.DM(ROBERTSON_SCALE))) * ca.DM(ROBERTSON)
+        slow, fast, back = rate[0] * y[0], rate[1] * y[1] ** 2, rate[2] * y[1] * y[2]
+        return ca.vertcat(back - slow, slow - back - fast, fast)
+
+    def solution(self, p: Any) -> Any:
+        """(D, B (T - 1)): samples one after the other, their times within."""
+        ca, case = self.ca, self.case
+        batch, dim = case.y0.shape
+        y, weights = ca.SX.sym("y", dim), ca.SX.sym("p", self.flat.size)
+        constants = ca.SX.sym("c", len(self.given))
+        parameters = ca.vertcat(weights, constants)
+        solver = ca.integrator(
+            "solver", "cvodes", {"x": y, "p": parameters, "ode": self.rate(y, weights, constants)},
+            case.t[0], case.t[1:], {
+                "reltol": self.rtol, "abstol": self.atol, "max_num_steps": 1_000_000,
+                "jit": True, "compiler": "shell",
+                "jit_options": {"flags": ["-O3", "-march=native"], "verbose": False},
+            },
+        )  # fmt: skip
+        if batch > 1:
+            solver = solver.map(batch, "thread", self.threads)
+        given = ca.vertcat(ca.repmat(p, 1, batch), ca.DM(self.given))
+        return solver(x0=ca.DM(case.y0.T), p=given)["xf"]
+
+    def forward(self) -> Any:
+        if self.forward_ is None:
+            p = self.ca.MX.sym("p", self.flat.size)
+            self.forward_ = self.ca.Function("forward", [p], [self.solution(p)])
+        return self.forward_(self.flat)
+
+    def gradient(self) -> tuple[Any, Any]:
+        if self.gradient_ is None:
+            ca, goal = self.ca, self.case.target
+            p = ca.MX.sym("p", self.flat.size)
+            later = goal[:, 1:].reshape(-1, goal.shape[-1]).T
+            first = float(np.sum((self.case.y0 - goal[:, 0]) ** 2))
+            loss = (ca.sumsqr(self.solution(p) - ca.DM(later)) + first) / goal.size
+            self.gradient_ = ca.Function("gradient", [p], [loss, ca.gradient(loss, p)])
+        return self.gradient_(self.flat)
+
+    def outputs(self, y: Any) -> np.ndarray:
+        batch, dim = self.case.y0.shape
+        later = np.array(y).T.reshape(batch, -1, dim)
+        return np.concatenate([self.case.y0[:, None], later], axis=1)
+
+    def gradients(self, g: Any) -> dict[str, np.ndarray]:
+        g, k, found = np.array(g).ravel(), 0, {}
+        for name, v in self.case.weights.items():
+            found[name] = g[k : k + v.size].reshape(v.shape)
+            k += v.size
+        return found
+
+
 ALL: dict[str, type[Adapter]] = {
     a.name: a
     for a in (
-        Nodecore, NodecoreBudget, TorchDiffEq, TorchDiffEqAdjoint, TorchOde, TorchOdeCompiled,
+        Nodecore, NodecoreBudget, *NODECORE_BY,
+        TorchDiffEq, TorchDiffEqAdjoint, TorchOde, TorchOdeCompiled,
         JaxOdeint, JaxOdeintPerSample, JaxScan, JaxScanCheckpoints,
         Diffrax, DiffraxPerSample, DiffraxBacksolve, DiffraxTenCheckpoints, DiffraxAllSteps,
+        DiffraxNewton, DiffraxNewtonPerSample, Casadi,
     )
 }  # fmt: skip

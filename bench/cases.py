@@ -2,7 +2,8 @@
 
 A `Case` is a field, numbers and options: plain NumPy arrays in float64, seeded, the same for every
 library. All fields are dense networks with tanh between the layers and a linear last one, applied
-to one of three inputs; `S7` adds the log density of a continuous normalising flow.
+to one of three inputs, or what such a network adds to a stiff problem; `S7` adds the log density of
+a continuous normalising flow.
 
 | name | field | batch | what it is like |
 |---|---|---|---|
@@ -11,6 +12,8 @@ to one of three inputs; `S7` adds the log density of a continuous normalising fl
 | S3a, S3b | mlp([y, t]), 9-64-64-8 | 256, 4096 | samples of very different difficulty |
 | S4 | mlp(y), 64-256-256-64 | 512 | fixed steps, matrix products dominate |
 | S5-1e3 ... S5-1e5 | mlp(y), 4-32-32-4 | 64 | long: 1,000 to 100,000 steps, memory decides |
+| S6v-1, S6v-128 | van der Pol + 0.1 mlp, 2-16-16-1 | 1, 128 | stiff, mu = 100 to 1000, five jumps |
+| S6r-1, S6r-128 | Robertson, k exp(0.2 mlp), 3-16-16-3 | 1, 128 | stiff, 25 outputs to 1e4 |
 | S7 | mlp([z, t]), 3-64-64-2, and its trace | 1024 | normalising flow, negative log likelihood |
 | S8 | that of S1 | 20 | 200 updates of Adam |
 
@@ -42,16 +45,21 @@ class Case:
     Attributes
     ----------
     sizes : widths of the network's layers
-    inputs : what it is applied to: "y", "y^3" or "[y, t]"
+    inputs : what it is applied to: "y", "y^3" or "[y, t]"; or the stiff problem that it is a part
+        of: "van der Pol", "Robertson"
     weights : W1 (in, out), b1, W2, ...
     y0 : (B, D) initial states; one trajectory has B = 1
     t : (T,) output times, the initial one first
     target : (B, T, D) for a mean squared error, None for the negative log likelihood of a flow
-    method : "dopri5", adaptive with rtol and atol; "rk4", with `steps` steps between outputs
+    method : "dopri5", adaptive with rtol and atol; "rk4", with `steps` steps between outputs;
+        "stiff": adaptive, an implicit method of each library's own
     updates : 0, or the number of Adam's updates with `learning_rate` that are measured as one
     dtypes : those of the table
     reach : {(dtype, what): how many times faster than the best peer it shall be}; what is
         "forward", "gradient", "train", or "train first" with the first call counted
+    constants : of each sample, (B,) each
+    gradient_goal : an error that the gradient shall have; every library is then measured also at
+        the loosest tolerance at which it has it
     memory : a budget for the gradient, measured beside the unlimited one
     budget_rivals : a word in the names of the libraries that the gradient within the budget is
         compared with; "": all
@@ -72,12 +80,18 @@ class Case:
     learning_rate: float = 0.0
     dtypes: tuple[str, ...] = ("f32", "f64")
     reach: dict[tuple[str, str], float] = field(default_factory=dict)
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+    gradient_goal: float | None = None
     memory: str | None = None
     budget_rivals: str = ""
 
     @property
     def adaptive(self) -> bool:
         return self.steps == 0
+
+    @property
+    def stiff(self) -> bool:
+        return self.method == "stiff"
 
     @property
     def flow(self) -> bool:
@@ -97,7 +111,8 @@ class Case:
     def digest(self) -> str:
         """Of everything that the reference depends on."""
         h = hashlib.sha256(repr((self.sizes, self.inputs, self.updates)).encode())
-        for a in (*self.weights.values(), self.y0, self.t, self.target):
+        arrays = (*self.weights.values(), self.y0, self.t, self.target, *self.constants.values())
+        for a in arrays:
             h.update(b"none" if a is None else np.ascontiguousarray(a).tobytes())
         if self.updates:
             h.update(repr(self.learning_rate).encode())
@@ -190,6 +205,31 @@ def _s5(name: str, steps: int, **options: object) -> Case:
     )  # fmt: skip
 
 
+def _s6v(batch: int, reach: dict[tuple[str, str], float]) -> Case:
+    """The oscillator over the time t / mu, in which all samples jump at nearly the same times:
+    0.75, 1.50, 2.25, 3.01, 3.76."""
+    sizes = (2, 16, 16, 1)
+    mu = np.geomspace(100.0, 1000.0, batch) if batch > 1 else np.array([1000.0])
+    t = np.array([0.0, 0.3, 0.6, 0.9, 1.3, 1.7, 2.1, 2.5, 2.9, 3.2, 3.6, 4.0])
+    y0 = np.tile([2.0, -2 / 3], (batch, 1))
+    return Case(
+        f"S6v-{batch}", sizes, "van der Pol", dense(sizes, 61, 1.5, 0.1), y0, t,
+        _targets(62, y0, t), method="stiff", rtol=1e-6, atol=1e-8, dtypes=("f64",), reach=reach,
+        constants={"mu": mu}, gradient_goal=0.01,
+    )  # fmt: skip
+
+
+def _s6r(batch: int, reach: dict[tuple[str, str], float]) -> Case:
+    sizes, t = (3, 16, 16, 3), np.concatenate([[0.0], np.geomspace(1e-2, 1e4, 25)])
+    y0 = np.tile([1.0, 0.0, 0.0], (batch, 1))
+    if batch > 1:
+        y0[:, ::2] = np.random.default_rng(63).uniform([0.5, 0.0], [1.5, 0.5], (batch, 2))
+    return Case(
+        f"S6r-{batch}", sizes, "Robertson", dense(sizes, 64, 1.5, 0.1), y0, t,
+        _targets(65, y0, t), method="stiff", rtol=1e-6, atol=1e-10, dtypes=("f64",), reach=reach,
+    )  # fmt: skip
+
+
 def _s7() -> Case:
     sizes, t = (3, 64, 64, 2), np.array([0.0, 1.0])
     rng = np.random.default_rng(19)
@@ -211,8 +251,6 @@ def _s8() -> Case:
     )  # fmt: skip
 
 
-# The stiff cases S6v (van der Pol) and S6r (Robertson) take their place here with the implicit
-# methods: a Case with `inputs` of their own, and casadi among the adapters.
 _CASES: dict[str, Callable[[], Case]] = {
     "S1": _s1,
     "S2": _s2,
@@ -236,6 +274,10 @@ _CASES: dict[str, Callable[[], Case]] = {
     "S5-1e5": lambda: _s5("S5-1e5", 100_000, dtypes=("f64",), memory="16 MiB", reach={
         ("f64", "forward"): 3.5, ("f64", "gradient within budget"): 7,
     }),
+    "S6v-1": lambda: _s6v(1, {("f64", "forward"): 4, ("f64", "gradient to goal"): 10}),
+    "S6v-128": lambda: _s6v(128, {("f64", "forward"): 12, ("f64", "gradient to goal"): 25}),
+    "S6r-1": lambda: _s6r(1, {("f64", "forward"): 3, ("f64", "gradient"): 8}),
+    "S6r-128": lambda: _s6r(128, {("f64", "forward"): 12, ("f64", "gradient"): 20}),
     "S7": _s7,
     "S8": _s8,
 }  # fmt: skip
@@ -267,8 +309,30 @@ def network(params: Params, x: np.ndarray) -> np.ndarray:
     return x
 
 
+ROBERTSON = (0.04, 3e7, 1e4)
+ROBERTSON_SCALE = (1.0, 1e4, 1.0)
+
+
+def van_der_pol(t, y, params, constants):
+    """mu^2 as the factor of the fast equation; the network sees both variables of order one."""
+    x, z = y
+    fast = constants["mu"] ** 2
+    push = network(params, np.stack([x, z / fast]))[0]
+    return np.stack([z, fast * ((1 - x * x) * z - x + 0.1 * push)])
+
+
+def robertson(t, y, params):
+    a, b, c = y
+    rate = np.exp(0.2 * network(params, y * np.array(ROBERTSON_SCALE)))
+    slow, fast, back = (k * r for k, r in zip(ROBERTSON, rate, strict=True))
+    slow, fast, back = slow * a, fast * (b * b), back * (b * c)
+    return np.stack([back - slow, slow - back - fast, fast])
+
+
 def numpy_field(case: Case) -> Callable[..., np.ndarray]:
-    """``f(t, y, params)`` for one sample."""
+    """``f(t, y, params)`` for one sample, or ``f(t, y, params, constants)``."""
+    if case.stiff:
+        return van_der_pol if case.constants else robertson
 
     def rate(t, y, params):
         if case.inputs == "y^3":
@@ -313,7 +377,8 @@ class Reference:
 
 
 def reference(case: Case) -> Reference:
-    """Computed once: DOP853 at rtol 1e-13 in float64, kept in `.cache`."""
+    """Computed once: DOP853 at rtol 1e-13 in float64, where stiff radau5 at 1e-11; kept in
+    `.cache`."""
     path = CACHE / f"{case.name.split('-')[0]}-{case.digest()}.npz"
     if path.exists():
         with np.load(path) as f:
@@ -332,18 +397,24 @@ _TIGHT = {"method": "dop853", "rtol": 1e-13, "atol": 1e-14}
 def _solve_tightly(case: Case) -> Reference:
     import nodecore as nc
 
-    fun, weights = nc.field(numpy_field(case)), case.weights
+    fun, weights, tight = nc.field(numpy_field(case)), case.weights, _TIGHT
+    if case.stiff:
+        tight = {"method": "radau5", "rtol": 1e-11, "atol": 1e-11 * case.atol / case.rtol}
 
-    def gradient(y0, target):
-        sol = nc.solve(fun, y0, case.t, weights, adjoint="discrete", batch=True, **_TIGHT)
+    def gradient(y0, target, constants):
+        sol = nc.solve(
+            fun, y0, case.t, weights, constants or None, adjoint=nc.Discrete(memory="1 GiB"),
+            batch=True, **tight,
+        )  # fmt: skip
         data = () if target is None else (target,)
         loss = negative_log_likelihood if target is None else nc.losses.mse
         return sol.y, *sol.value_and_grad(loss, *data)
 
-    y, loss, g = gradient(case.y0, case.target)
+    y, loss, g = gradient(case.y0, case.target, case.constants)
     few = np.linspace(0, len(y) - 1, min(4, len(y))).astype(int)
     target = None if case.target is None else case.target[few]
-    _, _, g_few = gradient(case.y0[few], target)
+    constants = {k: v[few] for k, v in case.constants.items()}
+    _, _, g_few = gradient(case.y0[few], target, constants)
     check_y, check_g = _scipy_differences(case, few, y[few], g_few.params)
     return Reference(y, dict(g.params), float(loss), check_y, check_g)
 
@@ -366,14 +437,16 @@ def _scipy_differences(case: Case, few: np.ndarray, y: np.ndarray, g: Params) ->
     from scipy.integrate import solve_ivp
 
     fun = _plain_field(case)
+    how = {"method": "DOP853", "rtol": 1e-13, "atol": 1e-14}
+    if case.stiff:
+        how = {"method": "LSODA", "rtol": 1e-12, "atol": 1e-12 * case.atol / case.rtol}
 
     def solutions(weights):
         rows = []
         for b in few:
-            r = solve_ivp(
-                lambda t, y: fun(t, y, weights), (case.t[0], case.t[-1]), case.y0[b], "DOP853",
-                case.t, rtol=1e-13, atol=1e-14,
-            )  # fmt: skip
+            more = [{k: v[b] for k, v in case.constants.items()}] if case.constants else []
+            rate = lambda t, y, more=more: fun(t, y, weights, *more)  # noqa: E731
+            r = solve_ivp(rate, (case.t[0], case.t[-1]), case.y0[b], t_eval=case.t, **how)
             rows.append(r.y.T)
         return np.array(rows)
 

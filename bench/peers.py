@@ -5,7 +5,8 @@ turns in short bursts, round after round, so that whatever else the machine does
 ratios are medians over rounds of the ratio within a round. First calls, with their compilation, are
 timed apart. Beside every time stands the error against a tight reference. Where a library is more
 exact than nodecore at the same tolerance, nodecore is timed once more, at the loosest tolerance (in
-steps of 10^(1/4)) at which it is as exact.
+steps of 10^(1/4)) at which it is as exact. Where the case sets an error for the gradient, every
+library is timed once more, at the loosest tolerance (in steps of 10^(1/2)) at which it has it.
 
 Tables (Markdown, JSON) and pictures go to bench/results, those of --quick to bench/.cache/quick.
 How to read them: docs/benchmarks.md.
@@ -35,7 +36,7 @@ import cases
 import report
 
 HERE = Path(__file__).parent
-CURVES = ("S1", "S2", "S3a", "S7")
+CURVES = ("S1", "S2", "S3a", "S6v-1", "S6r-1", "S7")
 OURS = "nodecore"
 
 
@@ -122,12 +123,14 @@ def measure(case: cases.Case, dtype: str, options: argparse.Namespace) -> dict[s
         "steps": case.total_steps, "batch": len(case.y0), "what": list(case.what),
         "reach": {what: ratio for (d, what), ratio in case.reach.items() if d == dtype},
         "memory": case.memory, "budget_rivals": case.budget_rivals, "peers": {}, "curves": [],
+        "gradient_goal": case.gradient_goal,
     }  # fmt: skip
     results = record["peers"]
     with contextlib.ExitStack() as stack:
         alive: dict[str, Peer] = {}
         for name, cls in adapters.ALL.items():
-            if options.peers and name != OURS and not any(w in name for w in options.peers):
+            words = options.peers if not name.startswith(OURS) else None
+            if words and not any(w in name for w in words):
                 continue
             reason = cls.refuses(case)
             if reason is None and not installed(name):
@@ -157,6 +160,8 @@ def measure(case: cases.Case, dtype: str, options: argparse.Namespace) -> dict[s
             found = times.get((OURS, what, entry["rtol"]))
             if found and what in results[name]:
                 results[name][what]["ours as exact"] = entry | summary(found)
+        if case.gradient_goal:
+            to_goal(case, alive, results, options)
         # float64 where the case has it: float32's rounding ends a curve half-way
         if case.name in CURVES and dtype == case.dtypes[-1] and not options.no_curves:
             record["curves"] = curves(case, dtype, alive, options)
@@ -195,7 +200,7 @@ def equally_exact(
         wanted = {
             name: r[what]["first"]["error"]
             for name, r in results.items()
-            if name != OURS and what in r and r[what]["first"]["error"] < mine
+            if not name.startswith(OURS) and what in r and r[what]["first"]["error"] < mine
         }
         best: dict[str, Any] = {"rtol": case.rtol, "error": mine}
         for k in range(1, 17):
@@ -218,6 +223,41 @@ def equally_exact(
     with contextlib.suppress(PeerError):  # the turns find out and say so
         ours.ask("tolerance", rtol=case.rtol)
     return found
+
+
+def to_goal(
+    case: cases.Case, alive: dict[str, Peer], results: dict[str, Any], options: argparse.Namespace
+) -> None:
+    """The gradient at each library's loosest tolerance at which it is as exact as the case asks."""
+    what, goal, chosen = "gradient", case.gradient_goal, {}
+    for name, peer in list(alive.items()):
+        reason = ""
+        known = results[name].get(what, {}).get("first", {}).get("error", 0.0)
+        for k in range(-2 if known <= goal else 1, 9):
+            rtol = case.rtol * 10 ** (-k / 2)
+            try:
+                peer.ask("tolerance", rtol=rtol)
+                error = peer.ask("first", what=what)["error"]
+            except PeerError as e:
+                reason = f" at {rtol:.1e}: {e}"
+                if e.fatal:
+                    del alive[name]
+                    break
+                continue
+            if error <= goal:
+                chosen[name] = {"rtol": rtol, "error": error}
+                break
+        else:
+            reason = f"not reached at {rtol:.1e}{reason}"
+        if name in chosen:
+            reason = f"rtol {chosen[name]['rtol']:.1e}, error {chosen[name]['error']:.1e}"
+        else:
+            results[name]["failed"][f"{what} to {goal:.0%}"] = reason.strip()
+        say(f"{case.name}: {name}: {what} to {goal:.0%}: {reason.strip()}")
+    turns: list[Turn] = [(name, what, entry["rtol"]) for name, entry in chosen.items()]
+    times = take_turns(turns, case.rtol, alive, results, options.seconds, options.rounds)
+    for (name, _, _), found in times.items():
+        results[name].setdefault(what, {})["to goal"] = chosen[name] | summary(found)
 
 
 Turn = tuple[str, str, "float | None"]
@@ -303,7 +343,8 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as f:
         cpu = next((x.split(":")[1].strip() for x in f if x.startswith("model name")), cpu)
     versions = {}
-    for package in ("numpy", "scipy", "torch", "torchdiffeq", "torchode", "jax", "diffrax"):
+    packages = "numpy scipy torch torchdiffeq torchode jax diffrax casadi".split()
+    for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return {

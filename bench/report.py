@@ -54,7 +54,7 @@ def title(record: Record) -> str:
 
 def summary_rows(record: Record) -> list[dict[str, Any]]:
     """One row for each thing that is timed, and for each target."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     tasks = [(what, OURS, what, "") for what in record["what"]]
     if record["memory"]:
         tasks.append(("gradient within budget", BUDGET, "gradient", record["budget_rivals"]))
@@ -86,7 +86,44 @@ def summary_rows(record: Record) -> list[dict[str, Any]]:
                 "theirs": first[quickest], "same": times, "exact": times, "hardest": quickest,
                 "reach": record["reach"].get("train first"),
             })  # fmt: skip
-    return rows
+    return rows + goal_rows(record)
+
+
+def goal_name(record: Record) -> str:
+    return f"gradient to {record['gradient_goal']:.0%}"
+
+
+def goal_rows(record: Record) -> list[dict[str, Any]]:
+    """Each library's gradient at the loosest tolerance at which it is as exact as asked."""
+    found = {n: p["gradient"]["to goal"] for n, p in record["peers"].items()
+             if "to goal" in p.get("gradient", {})}  # fmt: skip
+    ours = found.get(OURS)
+    times = {n: ratio(r, ours) for n, r in found.items() if ours and not n.startswith(OURS)}
+    if ours is None or not times:
+        return []
+    fastest = min(times, key=times.__getitem__)
+    return [{
+        "task": goal_name(record), "ours": ours["median"], "fastest": fastest,
+        "theirs": found[fastest]["median"], "same": times[fastest], "exact": times[fastest],
+        "hardest": fastest, "reach": record["reach"].get("gradient to goal"),
+    }]  # fmt: skip
+
+
+def goal_table(record: Record) -> list[str]:
+    if not record.get("gradient_goal"):
+        return []
+    label, peers = goal_name(record), record["peers"]
+    found = {n: p.get("gradient", {}).get("to goal") for n, p in peers.items()}
+    order = sorted((n for n in found if found[n]), key=lambda n: found[n]["median"])
+    lines = [f"| {label} | at rtol | median | least | error |", "|---|---|---|---|---|"]
+    for name in order:
+        r = found[name]
+        lines.append(
+            f"| {name} | {r['rtol']:.1e} | {duration(r['median'])} | {duration(r['min'])} "
+            f"| {r['error']:.1e} |"
+        )
+    missing = {n: p["failed"][label] for n, p in peers.items() if label in p["failed"]}
+    return [*lines, "", *(f"- {n}: {reason}" for n, reason in missing.items()), ""]
 
 
 def summary_table(records: list[Record]) -> list[str]:
@@ -148,8 +185,7 @@ def case_table(record: Record) -> list[str]:
                 lines.append(f"- {name} failed: {reason}")
         if lines[-1]:
             lines.append("")
-    lines += curve_lines(record)
-    return lines
+    return lines + goal_table(record) + curve_lines(record)
 
 
 def curve(record: Record, peer: str, what: str) -> list[tuple[float, float]]:
@@ -174,7 +210,7 @@ def curve_lines(record: Record) -> list[str]:
     lines = []
     for what in record["what"]:
         ours = curve(record, OURS, what)
-        others = {r["peer"] for r in record["curves"]} - {OURS, BUDGET}
+        others = {r["peer"] for r in record["curves"] if not r["peer"].startswith(OURS)}
         found = []
         for e in sorted({x for n in (OURS, *others) for x, _ in curve(record, n, what)}):
             mine = time_at(ours, e)
@@ -218,7 +254,8 @@ def colours(records: list[Record]) -> dict[str, Any]:
     names = sorted({n for r in records for n in r["peers"] if not n.startswith(OURS)})
     table = plt.get_cmap("tab20")
     chosen = {n: table(k % 20) for k, n in enumerate(names)}
-    return chosen | {OURS: "black", BUDGET: "black"}
+    ours = {n for r in records for n in r["peers"] if n.startswith(OURS)}
+    return chosen | {n: "grey" if n not in (OURS, BUDGET) else "black" for n in ours}
 
 
 def draw_ratios(records: list[Record], path: Path) -> None:

@@ -28,9 +28,10 @@ def test_the_example_of_events_runs(capsys):
     np.testing.assert_allclose(scope["fit"].params["bounce"], 0.6, atol=3e-3)
 
 
-def test_the_page_on_stability_says_what_is_printed():
+@pytest.mark.parametrize("name", ["stability", "stiff", "splitting"])
+def test_a_page_says_what_is_printed(name):
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-    page = str(ROOT / "docs" / "stability.md")
+    page = str(ROOT / "docs" / f"{name}.md")
     result = doctest.testfile(page, module_relative=False, optionflags=flags)
     assert result.failed == 0 and result.attempted > 5
 

@@ -59,6 +59,31 @@ def test_one_unstable_gradient_stops_training():
             assert found[name][1] == pytest.approx(rate, rel=1e-3)
 
 
+def test_rates_nine_orders_of_magnitude_apart_are_found():
+    example = load("robertson")
+    y0 = example["mixtures"](12, seed=0)
+    fit = example["fit_rates"](y0, example["measure"](y0))
+    spread = np.sqrt(np.diag(np.linalg.inv(fit.jac.T @ fit.jac)))
+    assert fit.success and (spread < 0.01).all()
+    assert (np.abs(fit.x - np.log(example["TRUE"])) < 3 * spread).all()
+    # the data are as far from the fit as the noise is large
+    assert 2 * fit.cost == pytest.approx(len(fit.fun) - 3, rel=0.1)
+
+
+def test_laws_of_networks_can_be_those_of_mass_action():
+    """Networks that return the right constants at a state give its derivative."""
+    example = load("robertson")
+    k = example["TRUE"]
+    params = [net.init(seed=0) for net in example["NETS"]]
+    for p, per_molecule in zip(params, (k[0], k[1] * 2e-5, k[2] * 0.3), strict=True):
+        p["W2"][:] = 0
+        p["b2"][:] = np.log(per_molecule)
+    y = np.array([0.7, 2e-5, 0.3])
+    np.testing.assert_allclose(
+        example["network"](0.0, y, params), example["kinetics"](0.0, y, np.log(k)), rtol=1e-12
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.stem)
 def test_it_runs_and_saves_its_picture(script, tmp_path):

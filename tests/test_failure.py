@@ -133,6 +133,14 @@ def test_leaving_the_domain():
     assert 1.5 < error.t < 2.0
 
 
+def test_a_derivative_that_is_infinite_where_the_solution_arrives():
+    error = fails(
+        lambda t, y: -np.sqrt(y), [1.0], [0.0, 3.0], method="kvaerno5",
+        status=Status.NEWTON_FAILED, says=["t = 2", "discontinuous or infinite there"],
+    )  # fmt: skip
+    assert "blows up" not in str(error)
+
+
 def test_a_fixed_step_beyond_stability():
     fails(
         lambda t, y: -(y**3), [1e3], [0.0, 9.0], method="rk4", dt=0.1, status=Status.NON_FINITE,

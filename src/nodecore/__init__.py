@@ -11,7 +11,8 @@ A field is plain NumPy for one sample::
     sol = nc.solve(field, np.ones((3, 2)), np.linspace(0, 1, 5), {"k": 2.0}, adjoint="discrete")
     value, g = sol.value_and_grad(lambda y: np.mean(y**2))
 
-Solving: `solve`, `field`, `opaque`, `Event`, `methods`, and the step-size controllers. Gradients:
+Solving: `solve`, `field`, `opaque`, `linear`, `Split`, `Event`, `methods`, and the step-size
+controllers. Gradients:
 `Solution.vjp`, `Solution.value_and_grad`, `gradcheck`, `gradient_error`; in fields, `jvp`, `vjp`,
 `grad`, `divergence`. Training: `fit`, `nn`, `optim`, `losses`, `ravel`. Seeing:
 `stability`, `diagnose`.
@@ -21,7 +22,7 @@ from nodecore import losses, methods, nn, optim
 from nodecore._adjoint import Continuous, Discrete, Reversible
 from nodecore._check import gradcheck, gradient_error
 from nodecore._diagnose import Diagnosis, diagnose
-from nodecore._field import field, opaque
+from nodecore._field import Split, field, linear, opaque
 from nodecore._fit import fit
 from nodecore._solve import solve
 from nodecore._stability import Stability, stability
@@ -60,6 +61,7 @@ __all__ = [
     "Reversible",
     "Solution",
     "SolveError",
+    "Split",
     "Stability",
     "Status",
     "StiffnessWarning",
@@ -72,6 +74,7 @@ __all__ = [
     "gradcheck",
     "gradient_error",
     "jvp",
+    "linear",
     "losses",
     "methods",
     "nn",

@@ -397,8 +397,8 @@ def plan_for(adjoint: Adjoint, counts: Callable[[], Any], events: bool = False) 
         return Plan(
             Discrete(),
             None,
-            text=f"reversible, coupling {adjoint.coupling:g}: steps are undone; kept are a sample's "
-            f"last states, those behind every {every} steps, and the ends of adaptive steps",
+            text=f"reversible, coupling {adjoint.coupling:g}: steps are undone; kept are the last "
+            f"states, those behind every {every} steps, and the ends of adaptive steps",
         )
     return Plan(adjoint, counts(), events) if adjoint.limited else _UNLIMITED
 

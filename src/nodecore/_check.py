@@ -13,6 +13,7 @@ from nodecore._inputs import Array
 from nodecore._run import Inputs
 from nodecore._solve import solve
 from nodecore.control import FixedStep
+from nodecore.gradient import GridRule
 from nodecore.solution import Solution
 from nodecore.status import GradientError, InputError, Status
 
@@ -93,7 +94,7 @@ def gradcheck(
         random.
     wrt : sequence of {"y0", "params", "args", "t"}
         What to move; what was not given, what consists of integers, and the times of an opaque
-        field, whose gradient is unknown, are skipped.
+        field (or of others whose g.t is unknown), are skipped.
     seed : int
         Of the random directions.
 
@@ -158,7 +159,8 @@ def gradcheck(
     seen = 100 * float(np.sqrt(np.finfo(dtype).eps)) * most
     worst = 0.0
     for name in wrt:
-        if base[name] is None or (name == "t" and isinstance(inputs.fun, Opaque)):
+        no_t = isinstance(inputs.fun, Opaque) or inputs.given.grid_rule is GridRule.UNKNOWN
+        if base[name] is None or (name == "t" and no_t):
             continue
         leaves, treedef = tree.flatten(base[name])
         leaves = [np.asarray(x) for x in leaves]

@@ -294,7 +294,8 @@ def _underflow(sol: Any, b: int, t: float, h: float) -> str:
     f = _slope(sol, b, t, y) if y is not None else None
     if y is not None and f is not None and np.isfinite(f).all():
         k = int(np.argmax(np.abs(y)))
-        if abs(f[k] * h) > 1e-6 * abs(y[k]):  # it still changes by much in so short a step
+        grown = abs(y[k]) > np.abs(state.y0[b]).max()
+        if grown and abs(f[k] * h) > 1e-6 * abs(y[k]):  # by much still in so short a step
             return (
                 f"The likely cause: the solution blows up in finite time; y{component(state, k)} "
                 f"has grown to {y[k]:.3g}. Check signs and units, bound the growth, or end t before"

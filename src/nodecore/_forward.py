@@ -43,6 +43,11 @@ class Tangent:
             raise GradientError(
                 "an opaque field has no tangent: forward mode needs a field that can be traced"
             )
+        if inputs.method.family in ("split", "imex"):
+            raise GradientError(
+                "the parts of a Split have no tangent run: forward mode needs a field that is "
+                "solved as a whole"
+            )
         if grid.cuts.size:
             raise GradientError(
                 f"sample {grid.cuts['sample'][0]} was stopped or reset by an event at t = "

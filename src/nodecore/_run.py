@@ -20,7 +20,7 @@ from nodecore._inputs import Array, State, Times
 from nodecore.events import Event
 from nodecore.gradient import Given, GridRule, OpaquePull
 from nodecore.ir.trace import Spec
-from nodecore.methods import Method
+from nodecore.methods import Solver
 from nodecore.status import InputError
 
 # enum nc_mode
@@ -36,7 +36,7 @@ class Inputs:
     """Everything a solve was given, read; enough to replay it."""
 
     fun: Any
-    method: Method
+    method: Solver
     given: Given
     params: Any
     control: tuple[Any, ...]
@@ -72,7 +72,7 @@ class Like(NamedTuple):
 class Signature:
     """What follows from shapes, dtypes and options alone: read once, then found."""
 
-    method: Method
+    method: Solver
     like: Like
     offsets: tuple[Array, Array]
     control: tuple[Any, ...]
@@ -182,7 +182,7 @@ def _fields(inputs: Inputs) -> Any:
         ),
         Spec(arg.treedef, arg.shapes, arg.kinds),
     )
-    if inputs.keep and not isinstance(inputs.fun, Field | plan.Frozen):
+    if inputs.keep and not plan.is_pure(inputs.fun):
         inputs.fun = plan.freeze(inputs.fun, *specs, inputs.events)
     return plan.fields_for(
         inputs.fun,
@@ -389,6 +389,11 @@ def grid_of(old: Inputs, grid: Grid, when: Times) -> tuple[Any, ...]:
     off = np.concatenate([[0], np.cumsum(np.bincount(sample, minlength=B))]).astype(np.int64)
     if (when.out_off != given.when.out_off).any():
         raise InputError("replay: t must have as many times as the solved ones")
+    if given.grid_rule is GridRule.UNKNOWN and (when.t != given.when.t).any():
+        raise InputError(
+            "replay: etdrk4, and steps of a Split that have a given size or are cut at tstops, "
+            "cannot follow other times"
+        )
     nodes = None
     if when is not given.when or grid.cuts.size:
         nodes = _nodes(given, when, grid, off)

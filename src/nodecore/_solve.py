@@ -11,7 +11,7 @@ from nodecore import _adjoint, _inputs, methods, plan, tree
 from nodecore import events as _events
 from nodecore._adjoint import Reversible
 from nodecore._failure import failure, warn_precision, warn_stiffness
-from nodecore._field import Opaque
+from nodecore._field import Linear, Opaque, Split
 from nodecore._inputs import Array, State, Times
 from nodecore._run import (
     ADAPTIVE,
@@ -25,6 +25,7 @@ from nodecore._run import (
 )
 from nodecore.control import FixedStep, resolve
 from nodecore.gradient import Given, GridRule
+from nodecore.methods.split import etdrk4
 from nodecore.solution import Solution
 from nodecore.status import InputError
 
@@ -145,6 +146,10 @@ def solve(
     ((2, 10, 2), True)
     """
     leaves, treedef = _inputs.params_leaves(params)
+    if isinstance(field, Split):
+        method = _method_of_sum(field, method, adjoint, dense)
+    elif isinstance(method, methods.Composition | methods.Tableau) and method.family in OF_SUMS:
+        raise InputError(f"{method.name} solves the sum of an nc.Split, not a field as a whole")
     looked_for = _events.read(events)
     key = sig = None
     plain = type(y0) is np.ndarray and type(t) is np.ndarray and type(atol) is float
@@ -220,9 +225,48 @@ WORTH_A_WARNING = 500
 
 _signatures: plan.Cache[Signature] = plan.Cache(512)
 
+# Families that solve a Split.
+ADDITIVE = ("imex",)
+OF_SUMS = ("split", *ADDITIVE)
+
+
+def _method_of_sum(field: Split, method: Any, adjoint: Any, dense: bool) -> methods.Solver:
+    """What solves a Split: its own scheme, or an additive method."""
+    solver: methods.Solver = field.solver
+    if method is not None:
+        try:
+            exponential = methods.normal(method) == "etdrk4"
+            solver = etdrk4() if exponential else methods.get(method, ADDITIVE)
+        except InputError:
+            raise InputError(
+                "a Split has its own methods (nc.Split(..., methods=...)), or is solved by "
+                f"{', '.join((*methods.names(ADDITIVE), 'etdrk4'))}: leave out method={method!r}"
+            ) from None
+        if exponential and not (len(field.parts) == 2 and isinstance(field.parts[0], Linear)):
+            raise InputError(
+                "etdrk4 takes two parts, a linear and another one, in this order: "
+                "nc.Split(nc.linear(A), g)"
+            )
+        if len(field.parts) != 2:
+            raise InputError(
+                f"{solver.name} takes two parts, an implicit and an explicit one, not "
+                f"{len(field.parts)}"
+            )
+    if dense and solver.family == "split":
+        raise InputError(
+            "a Split has no interpolant: ask for the states at the times t, where its steps end"
+        )
+    if isinstance(_adjoint.resolve(adjoint), _adjoint.Continuous):
+        raise InputError(
+            'the continuous adjoint has no parts to split: use adjoint="discrete" with a Split'
+        )
+    return solver
+
 
 def _check_events(field: Any, adjoint: _adjoint.Adjoint | None) -> None:
     """Events go with fields that are traced, and with gradients of what was computed."""
+    if isinstance(field, Split):
+        raise InputError("a Split has no events: solve the sum as one field")
     if isinstance(field, Opaque):
         raise InputError(
             f"events need a field that can be traced, and {field.__name__} is opaque: solve "
@@ -258,7 +302,11 @@ def _read(
     has_events: bool,
 ) -> tuple[Signature, Given, tuple[Array | None, Array | None]]:
     """Check everything that `solve` was given."""
-    tableau = methods.get("tsit5" if method is None else method)
+    tableau: methods.Solver = (
+        method
+        if isinstance(method, methods.Composition | methods.Tableau)
+        else methods.get("tsit5" if method is None else method)
+    )
     state = _inputs.state(y0, batch)
     B = state.y0.shape[0]
     when = _inputs.times(t, B, state.batched)
@@ -307,10 +355,9 @@ def _coupling(adjoint: Any, tableau: methods.Method, dense: bool, has_events: bo
         return 0.0
     if tableau.family != "explicit":
         raise InputError(
-            f'adjoint="reversible" couples two explicit steps, and {tableau.name} is '
-            f"{'chosen step by step' if tableau.family == 'auto' else 'implicit'}: use one of "
-            f"{', '.join(methods.names(('explicit',)))}, or nc.Discrete(memory=...), which is for "
-            "all methods"
+            f'adjoint="reversible" couples steps of an explicit method, which {tableau.name} is '
+            f"not: use one of {', '.join(methods.names(('explicit',)))}, or "
+            "nc.Discrete(memory=...), which is for all methods"
         )
     if dense:
         raise InputError(
@@ -325,7 +372,7 @@ def _coupling(adjoint: Any, tableau: methods.Method, dense: bool, has_events: bo
 
 
 def _control(
-    tableau: methods.Method,
+    tableau: methods.Solver,
     state: State,
     rtol: float,
     atol: Any,
@@ -383,10 +430,13 @@ def _control(
     else:
         order, rtol, tol = 1, 1.0, np.ones(state.y0.shape[1], state.y0.dtype)
         filter_ = (0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0)
-    on_outputs = tstops is True or mode == FIXED_STEPS
+    split = tableau.family == "split"
+    on_outputs = tstops is True or mode == FIXED_STEPS or split
     tied = mode != FIXED_DT or has_events  # behind an event, a grid of dt is no longer t0 + k dt
     rule = (
-        GridRule.HOLD_FRACTIONS
+        GridRule.UNKNOWN
+        if split and (has_stops or mode == FIXED_DT or tableau.name == "etdrk4")
+        else GridRule.HOLD_FRACTIONS
         if on_outputs and tied
         else GridRule.HOLD_STOPS
         if has_stops and tied

@@ -24,6 +24,8 @@ class GridRule(IntEnum):
     HOLD_SIZES: outputs are interpolated; step sizes are held, so t[0] shifts the grid.
     HOLD_FRACTIONS: steps end on the outputs; each step keeps its fraction of their interval.
     HOLD_STOPS: steps end on given times; only the first and the last interval move.
+    UNKNOWN: none of these (steps of a given size that are cut at the outputs; exponential
+    integrators): there is no g.t.
 
     An event that ends a step is a node of the grid too: sizes are held up to it, and what is behind
     it, up to the next output or stop that steps end on, moves with it.
@@ -32,6 +34,7 @@ class GridRule(IntEnum):
     HOLD_SIZES = 0
     HOLD_FRACTIONS = 1
     HOLD_STOPS = 2
+    UNKNOWN = 3
 
 
 class Gradient:
@@ -214,6 +217,12 @@ def _discrete(
         if pull is not None:
             raise GradientError(
                 "an opaque field's vjp gives no derivative in time, so g.t is unknown"
+            )
+        if given.grid_rule is GridRule.UNKNOWN:
+            raise GradientError(
+                "etdrk4, and steps of a Split that have a given size or are cut at tstops, have no "
+                "rule by which they follow the times, so g.t is unknown: use a scheme of the Split "
+                "with steps=, or with adaptive steps"
             )
         return _t_bar(given, _back(run, given, dy, threads, events, True)[2])
 

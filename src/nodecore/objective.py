@@ -21,6 +21,7 @@ import numpy as np
 from nodecore import losses, tree
 from nodecore._batched import Batched
 from nodecore._field import Field
+from nodecore._field import field as pure
 from nodecore._solve import solve as solve_ode
 from nodecore.samples import Array, InitialStates, Samples, float_array, widest
 from nodecore.status import InputError, SolveError, Status
@@ -38,7 +39,7 @@ class Objective:
         options: Mapping[str, Any],
     ) -> None:
         plain = callable(field) and not isinstance(field, Field)
-        self.field = Field(field) if plain else field
+        self.field = pure(field) if plain else field
         self.observe = observe
         self.encoder = encoder
         self.options = {"adjoint": "discrete", "on_failure": "mark", **options}

@@ -10,24 +10,33 @@ from __future__ import annotations
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from nodecore import _kernels, tree
-from nodecore._field import Field, Opaque
+from nodecore._field import Field, Linear, Opaque, Split
 from nodecore.events import Event
 from nodecore.ir.arity import event_arguments, field_arguments
 from nodecore.ir.autodiff import jvp, vjp
 from nodecore.ir.emit import emit
-from nodecore.ir.graph import Graph, Node, reachable
-from nodecore.ir.lower import Lowered, lower
+from nodecore.ir.graph import PARAMS, Graph, Node, reachable
+from nodecore.ir.lower import Lowered, PartOf, lower
 from nodecore.ir.program import Operand, Program, Space
-from nodecore.ir.trace import Spec, Trace, graph_key, trace_event, trace_field, trace_scalar
+from nodecore.ir.trace import (
+    Spec,
+    Trace,
+    graph_key,
+    trace_event,
+    trace_field,
+    trace_function,
+    trace_scalar,
+)
 from nodecore.ir.variational import TRANSFORMS
-from nodecore.methods import Method
+from nodecore.methods import Composition, Solver
 from nodecore.status import InputError, TraceError
 
 Run = _kernels.Run
@@ -172,12 +181,17 @@ def show_config() -> dict[str, Any]:
 # ---- Fields --------------------------------------------------------------------------------------
 
 
+def is_pure(fun: Any) -> bool:
+    """Whether what was found for a signature stays true."""
+    return isinstance(fun, Field | Frozen) or (isinstance(fun, Split) and fun.pure)
+
+
 def fields_for(
     fun: Any,
     y_spec: Spec,
     params_spec: Spec,
     args_spec: Spec,
-    method: Method,
+    method: Solver,
     dtype: Any,
     adjoint: bool,
     example: Callable[[], tuple[Any, ...]],
@@ -195,11 +209,10 @@ def fields_for(
 
     def bound() -> Any:
         specs = (y_spec, params_spec, args_spec)
-        linearise = _LINEARISE[method.family]
-        lowered = _lower(fun, *specs, adjoint, example, transform, linearise, events)
+        lowered = _lower(fun, *specs, adjoint, example, transform, _linearise(method), events)
         return _bind(lowered, method, dtype)
 
-    if isinstance(fun, Field | Frozen) and (isinstance(fun, Frozen) or pure(events)):
+    if isinstance(fun, Frozen) or (is_pure(fun) and pure(events)):
         key = (y_spec, params_spec, args_spec, method, dtype, adjoint, transform, events)
         found = fun.plans.get(key)
         if found is None:
@@ -223,14 +236,21 @@ _LINEARISE = {
 }
 
 
-def _bind(lowered: Lowered, method: Method | None, dtype: Any) -> Any:
+def _linearise(method: Solver) -> Any:
+    """For a field its need, for a sum those of its parts; "expm" needs the matrix alone."""
+    if isinstance(method, Composition):
+        return tuple([_LINEARISE.get(m.family, m.family) for m in method.of_parts])
+    return ("first", "") if method.family == "imex" else _LINEARISE[method.family]
+
+
+def _bind(lowered: Lowered, method: Solver | None, dtype: Any) -> Any:
     key = (lowered, method, np.dtype(dtype).itemsize, isa())
     return _fields.get(key, lambda: Fields(lowered, method, dtype, isa()))
 
 
 class Frozen:
-    """A plain function as it was when it was solved: later changes of what it captured do not reach
-    the solution's replays, tangents and gradients."""
+    """A function (or a sum of them) as it was when it was solved: later changes of what it captured
+    do not reach the solution's replays, tangents and gradients."""
 
     def __init__(self, fun: Callable[..., Any], trace: Trace) -> None:
         self.fun, self.trace, self.verified = fun, trace, False
@@ -238,14 +258,45 @@ class Frozen:
 
     def again(self) -> Trace:
         """The trace, in a graph of its own."""
-        old, g = self.trace, Graph()
+        return _copied(self.trace, Graph())
 
-        def same(v: Node) -> Node:
-            return g.input(v.attrs[0], v.attrs[1], v.n, v.rate, v.wild)
 
-        inputs = {"t": same(old.t), "y": same(old.y)}
-        slow = {"params": [same(v) for v in old.params], "args": [same(v) for v in old.args]}
-        return old.with_outs(g.substitute(old.outs, {}), graph=g, **inputs, **slow)
+def _copied(old: Trace, g: Graph) -> Trace:
+    """The trace in another graph."""
+
+    def same(v: Node) -> Node:
+        return g.input(v.attrs[0], v.attrs[1], v.n, v.rate, v.wild)
+
+    inputs = {"t": same(old.t), "y": same(old.y)}
+    slow = {"params": [same(v) for v in old.params], "args": [same(v) for v in old.args]}
+    return old.with_outs(g.substitute(old.outs, {}), graph=g, **inputs, **slow)
+
+
+@dataclass(frozen=True)
+class SumTrace(Trace):
+    """A sum of fields in one graph: the terms, and the matrix A of those that are A y."""
+
+    terms: tuple[Node, ...] = ()
+    matrices: tuple[Node | None, ...] = ()
+
+    @property
+    def outs(self) -> list[Node]:
+        return [self.out, *self.terms, *(m for m in self.matrices if m is not None)]
+
+    def with_outs(self, outs: Sequence[Node], **changes: Any) -> SumTrace:
+        """As of a `Trace`."""
+        n = len(self.terms)
+        placed = iter(outs[1 + n :])
+        matrices = tuple([None if m is None else next(placed) for m in self.matrices])
+        terms = tuple(outs[1 : 1 + n])
+        return replace(self, out=outs[0], terms=terms, matrices=matrices, **changes)
+
+    def parts(self, linearise: tuple[str, ...]) -> list[PartOf]:
+        """What `lower` is to make of each term."""
+        return [
+            PartOf(None, "", matrix) if need == "expm" else PartOf(term, need)
+            for term, matrix, need in zip(self.terms, self.matrices, linearise, strict=True)
+        ]
 
 
 def freeze(
@@ -260,12 +311,14 @@ def freeze(
 
 
 def _trace(
-    fun: Callable[..., Any],
+    fun: Any,
     y_spec: Spec,
     params_spec: Spec,
     args_spec: Spec,
     events: tuple[Event, ...],
 ) -> Trace:
+    if isinstance(fun, Split):
+        return _trace_sum(fun, y_spec, params_spec, args_spec)
     others = _functions_of(events)
     trace = trace_field(_function(fun), y_spec, params_spec, args_spec, others=others)
     for e in events:
@@ -282,6 +335,32 @@ def _functions_of(events: tuple[Event, ...]) -> list[Callable[..., Any]]:
     return [_function(f) for e in events for f in (e.g, e.reset) if f is not None]
 
 
+def _trace_sum(fun: Split, y_spec: Spec, params_spec: Spec, args_spec: Spec) -> SumTrace:
+    g = Graph()
+    traces = [_copied(trace_field(part, y_spec, params_spec, args_spec), g) for part in fun.parts]
+    first = traces[0]
+    matrices: list[Node | None] = []
+    for part in fun.parts:
+        matrices.append(_matrix(part, g, params_spec) if isinstance(part, Linear) else None)
+    out = first.out
+    for other in traces[1:]:
+        out = g.ew("add", out, other.out)
+    terms = tuple([t.out for t in traces])
+    return SumTrace(
+        g, out, first.t, first.y, first.params, first.args, terms=terms, matrices=tuple(matrices)
+    )
+
+
+def _matrix(part: Linear, g: Graph, params_spec: Spec) -> Node:
+    """A as a node: a function of params alone."""
+    if not callable(part.A):
+        return g.const(part.A)
+    found = trace_function(
+        part.A, [("params", params_spec, PARAMS)], what=f"matrix {part.__name__}"
+    )
+    return g.substitute(found.outs, {})[0]
+
+
 def _lower(
     fun: Callable[..., Any] | Frozen,
     y_spec: Spec,
@@ -290,7 +369,7 @@ def _lower(
     adjoint: bool,
     example: Callable[[], tuple[Any, ...]],
     transform: str,
-    linearise: str,
+    linearise: Any,
     events: tuple[Event, ...],
 ) -> Lowered:
     if isinstance(fun, Frozen):
@@ -300,6 +379,7 @@ def _lower(
     else:
         plain = _trace(fun, y_spec, params_spec, args_spec, events)
     trace, curve = TRANSFORMS[transform](plain) if transform else (plain, None)
+    parts = trace.parts(linearise) if isinstance(trace, SumTrace) else ()
     sizes = tuple([(v.n) for v in (*trace.params, *trace.args, trace.y)])
     resets = tuple([r is not None for r in trace.resets])
     content = (graph_key(trace.outs), sizes, len(trace.params), resets)
@@ -308,8 +388,8 @@ def _lower(
     def make() -> tuple[Lowered, Trace]:
         out = lower(
             trace.graph, trace.out, trace.t, trace.y, trace.params, trace.args,
-            adjoint=adjoint, linearise=linearise, curve=curve, events=trace.events,
-            resets=trace.resets,
+            adjoint=adjoint, linearise="" if parts else linearise, curve=curve, parts=parts,
+            events=trace.events, resets=trace.resets,
         )  # fmt: skip
         if not isinstance(fun, Frozen):
             _verify(_function(fun), plain, y_spec, example(), events)
@@ -377,7 +457,7 @@ def _verify(
             compare(reset, behind, "reset", y_spec.treedef, event_arguments(reset, *given, "reset"))
 
 
-def opaque_fields(fun: Opaque, method: Method, dtype: Any, dim: int, n_args: int) -> Any:
+def opaque_fields(fun: Opaque, method: Solver, dtype: Any, dim: int, n_args: int) -> Any:
     """Fields whose evaluation is a callback."""
     key = ("opaque", method, np.dtype(dtype).itemsize, dim, n_args, isa())
     return _fields.get(key, lambda: Fields(None, method, dtype, isa(), dim, n_args))

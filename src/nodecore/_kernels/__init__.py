@@ -5,7 +5,7 @@
     structs.h solve.h backend.h    plain C: programs; a solve; what a variant offers
     simd/                          vectors and vector maths
     vm/                            evaluates programs for a tile of samples
-    linalg/                        LU of a tile's matrices
+    linalg/                        LU of a tile's matrices; matrix exponentials
     methods/                       steps and reverses a tile
     lanes/                         gives samples to lanes, records, walks back
     variant.h, variant_*.c         all of these templates for one ISA, float64 and float32

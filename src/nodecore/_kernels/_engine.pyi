@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nodecore.ir.lower import Lowered
-from nodecore.methods import Method
+from nodecore.methods import Solver
 
 _Array: TypeAlias = npt.NDArray[Any]
 _Floats: TypeAlias = npt.NDArray[np.float64]
@@ -57,7 +57,7 @@ class Fields:
     @property
     def lowered(self) -> Lowered: ...
     @property
-    def method(self) -> Method | None: ...
+    def method(self) -> Solver | None: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...
     @property
@@ -83,7 +83,7 @@ class Fields:
     def __init__(
         self,
         lowered: Lowered | None,
-        method: Method | None,
+        method: Solver | None,
         dtype: npt.DTypeLike,
         isa: str,
         dim: int = 0,

@@ -29,6 +29,7 @@ cdef extern from "backend.h":
     enum:
         NC_N_SPACES
         NC_MAX_STAGES
+        NC_MAX_PARTS
         NC_ADAPTIVE
         NC_STOP_INTERRUPT
         NC_STOP_DEADLINE
@@ -110,6 +111,23 @@ cdef extern from "backend.h":
         NC_DIRK
         NC_RADAU
         NC_ROSENBROCK
+        NC_SPLIT
+        NC_EXPM
+        NC_IMEX
+    enum:
+        NC_MATRIX_DENSE
+        NC_MATRIX_DIAGONAL
+        NC_FIXED_DT
+    ctypedef struct nc_composition:
+        int32_t n_parts
+        int32_t n_flows
+        int32_t n_lie
+        int32_t exponential
+        int32_t few_sizes
+        const int32_t *part
+        const double *start
+        const double *size
+        const int32_t *substeps
     ctypedef struct nc_tableau
     ctypedef struct nc_tableau:
         int32_t n_stages
@@ -129,6 +147,7 @@ cdef extern from "backend.h":
         const double *P_z
         double alpha
         double beta
+        const nc_composition *composition
         const nc_tableau *stiff
         double real_limit
         const double *A
@@ -221,6 +240,11 @@ cdef extern from "backend.h":
         nc_opaque_jacobian opaque_jacobian
         void *opaque_ctx
         const void *uniform
+        const nc_problem *parts
+        int32_t n_parts
+        int32_t matrix_kind
+        int64_t matrix_at
+        int64_t matrix_acc
         nc_curve curve
         nc_events events
         nc_event_list *found
@@ -600,6 +624,10 @@ cdef class Fields:
     cdef const nc_backend *be
     cdef nc_problem proto
     cdef nc_tableau tableau, stiff_tableau
+    cdef nc_composition composition
+    cdef nc_problem part_protos[8]  # NC_MAX_PARTS
+    cdef nc_tableau part_tableaus[8]
+    cdef nc_program matrices
     cdef nc_program prologue, derivative_prologue
     cdef readonly object lowered, method
     cdef object consts, keep_alive
@@ -658,6 +686,8 @@ cdef class Fields:
             if adjoint.second is not None:
                 p.second = _program(adjoint.second)
                 p.n_second_panels = adjoint.second.n_panels
+        if lowered.parts and method is not None:
+            self._set_parts(lowered.parts, getattr(method, "of_parts", (None, None)))
         if lowered.events is not None:
             self._set_events(lowered.events)
 
@@ -686,13 +716,21 @@ cdef class Fields:
         return 0
 
     cdef int _set_tableau(self, nc_tableau *T, m) except -1:
+        cdef nc_composition *C
         memset(T, 0, sizeof(nc_tableau))
+        if m is None:
+            return 0
+        if m.family == "expm":
+            T.family = NC_EXPM
+            T.degree = 3 if m.phis else 0
+            return 0
         k = m.kernel_form()
         if len(k["c"]) > NC_MAX_STAGES:
             raise ValueError(f"{m.name} has more than {NC_MAX_STAGES} stages")
         self.keep_alive.append(k)
         T.family = {"explicit": NC_EXPLICIT, "dirk": NC_DIRK, "radau": NC_RADAU,
-                    "rosenbrock": NC_ROSENBROCK}[m.family]
+                    "rosenbrock": NC_ROSENBROCK, "split": NC_SPLIT,
+                    "imex": NC_IMEX}[m.family]
         T.n_stages, T.n_step = len(k["c"]), k["n_step"]
         T.degree = k["P"].shape[1]
         T.adaptive = k["b_err"] is not None
@@ -708,7 +746,74 @@ cdef class Fields:
             T.A_inv, T.P_z = <const double *> _ptr(k["A_inv"]), <const double *> _ptr(k["P_z"])
             T.T, T.T_inv = <const double *> _ptr(k["T"]), <const double *> _ptr(k["T_inv"])
             T.alpha, T.beta = k["alpha"], k["beta"]
+        if m.family == "split":
+            C = &self.composition
+            C.n_parts, C.n_flows, C.n_lie = len(k["substeps"]), k["n_flows"], k["n_lie"]
+            C.part = <const int32_t *> _ptr(k["part"])
+            C.start, C.size = <const double *> _ptr(k["start"]), <const double *> _ptr(k["size"])
+            C.substeps = <const int32_t *> _ptr(k["substeps"])
+            C.exponential = k["exponential"]
+            T.composition = C
         return 0
+
+    cdef int _set_parts(self, parts, methods) except -1:
+        """The programs and methods of the parts of a sum."""
+        cdef nc_problem *p
+        cdef nc_problem *q
+        cdef int i
+        if len(parts) > NC_MAX_PARTS:
+            raise ValueError(f"a sum of more than {NC_MAX_PARTS} parts")
+        self.matrices = _program(self.lowered.matrices)
+        self.registers = max(self.registers, self.lowered.matrices.rf_rows)
+        for i, (part, method) in enumerate(zip(parts, methods)):
+            p = &self.part_protos[i]
+            memset(p, 0, sizeof(nc_problem))
+            self._set_tableau(&self.part_tableaus[i], method)
+            p.method = &self.part_tableaus[i]
+            if part.matrix is not None:
+                p.matrix_kind = {"dense": NC_MATRIX_DENSE,
+                                 "diagonal": NC_MATRIX_DIAGONAL}[part.matrix.kind]
+                p.matrix_at, p.matrix_acc = part.matrix.at, part.matrix.acc
+            p.field, p.field_keep = _program(part.field), _program(part.field_keep)
+            p.res_rows, p.time_dependent = part.res_rows, part.time_dependent
+            if part.tangent is not None:
+                p.tangent = _program(part.tangent.tangent)
+                p.time = _program(part.tangent.time)
+            if part.reverse is not None:
+                p.reverse = _program(part.reverse)
+                p.n_panels = part.reverse.n_panels
+            if part.second is not None:
+                p.second = _program(part.second)
+                p.n_second_panels = part.second.n_panels
+        self.proto.n_parts = len(parts)
+        self.composition.few_sizes = any(
+            part.matrix is not None and part.matrix.kind == "dense"
+            for part, m in zip(parts, methods)
+        )
+        if self.tableau.family == NC_IMEX:  # evaluated through one tile: see methods/imex.h
+            p, q = &self.part_protos[0], &self.part_protos[1]
+            self.proto.reverse, self.proto.n_panels = p.reverse, p.n_panels
+            self.proto.second, self.proto.n_second_panels = q.reverse, q.n_panels
+            self.proto.res_rows = max(p.res_rows, q.res_rows)
+        return 0
+
+    cdef void _bind_parts(self, const nc_problem *run, nc_problem *parts) noexcept:
+        """The parts' problems of a run: its own, with their programs and methods."""
+        cdef nc_problem *p
+        cdef nc_problem *q
+        cdef int i
+        for i in range(run.n_parts):
+            p, q = &parts[i], &self.part_protos[i]
+            memcpy(p, run, sizeof(nc_problem))
+            p.field, p.field_keep, p.reverse, p.second = (
+                q.field, q.field_keep, q.reverse, q.second)
+            p.tangent, p.time, p.method = q.tangent, q.time, q.method
+            p.res_rows, p.time_dependent = q.res_rows, q.time_dependent
+            p.n_panels, p.n_second_panels = q.n_panels, q.n_second_panels
+            p.matrix_kind, p.matrix_at, p.matrix_acc = q.matrix_kind, q.matrix_at, q.matrix_acc
+            p.parts, p.n_parts = NULL, 0
+            if run.method.family == NC_SPLIT:  # a flow's equations are solved to rounding
+                p.control.mode = NC_FIXED_DT
 
     @property
     def vector_lanes(self):
@@ -722,6 +827,8 @@ cdef class Fields:
             return self.stiff_tableau.n_stages, 2
         if self.tableau.family == NC_DIRK:
             return self.tableau.n_stages, 2
+        if self.tableau.family == NC_IMEX:
+            return self.tableau.n_stages, 3
         if self.tableau.family == NC_RADAU:
             return self.tableau.n_stages, 5
         return 0, 0
@@ -751,6 +858,12 @@ cdef class Fields:
             base[NC_SP_U] = at
             self.be.run(&self.prologue, base, 1, NULL)
             self.be.run(&self.derivative_prologue, base, 1, NULL)
+        if self.matrices.n_instr:
+            memset(base, 0, sizeof(base))
+            registers = np.empty(self.registers + 64, self.dtype)
+            base[NC_SP_RF] = _ptr(registers)
+            base[NC_SP_U] = at
+            self.be.run(&self.matrices, base, 1, NULL)
         return out
 
     def params_bar(self, uniform, acc):
@@ -820,6 +933,7 @@ cdef class Run:
     EVENT, (n, dim) states, (B + 1,) offsets); None where none were asked for.
     """
     cdef nc_problem p
+    cdef nc_problem parts[8]  # NC_MAX_PARTS
     cdef nc_event_list found
     cdef readonly object events, event_y, event_off
     cdef object event_options, given_events
@@ -944,6 +1058,8 @@ cdef class Run:
             p.curve.coef = _ptr(coef)
             p.curve.degree, p.curve.rows = coef.shape[1] - 1, coef.shape[2]
         p.tile, p.n_chunks = self._cut(B, keep is not None)
+        p.parts = self.parts
+        fields._bind_parts(p, self.parts)
         if keep is not None:
             self.lock = Lock()
             self.n_records = p.n_chunks

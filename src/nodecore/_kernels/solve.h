@@ -13,9 +13,23 @@ enum nc_status {
 #undef STATUS
 };
 
-enum { NC_MAX_STAGES = 32, NC_MAX_DEGREE = 8 };
+enum { NC_MAX_STAGES = 32, NC_MAX_DEGREE = 8, NC_MAX_PARTS = 8 };
 
-enum nc_family { NC_EXPLICIT = 0, NC_DIRK, NC_RADAU, NC_ROSENBROCK };
+enum nc_family { NC_EXPLICIT = 0, NC_DIRK, NC_RADAU, NC_ROSENBROCK, NC_SPLIT, NC_EXPM, NC_IMEX };
+
+/* A splitting method: the flows of a step, and behind them those of the step of Lie's scheme with which it
+ * is compared. See methods/split.h. */
+typedef struct {
+    int32_t n_parts, n_flows, n_lie;
+    int32_t exponential; /* not flows, but ETDRK4 for a linear and another part: see methods/etd.h */
+    int32_t few_sizes; /* a step size costs much: adaptive ones are taken from a coarse grid */
+    const int32_t *part;       /* [n_flows + n_lie] */
+    const double *start, *size; /* fractions of the step */
+    const int32_t *substeps;   /* [n_parts] */
+} nc_composition;
+
+/* A linear part A y, whose A stands in the uniform space. */
+enum nc_matrix_kind { NC_MATRIX_NONE = 0, NC_MATRIX_DENSE, NC_MATRIX_DIAGONAL };
 
 /* A Runge-Kutta method in extended FSAL form: the argument of stage n_step - 1 is y_{n+1}. Stages
  * behind it are evaluated only where an output is interpolated.
@@ -41,6 +55,7 @@ typedef struct nc_tableau {
      * polynomial z(theta) = sum_i z_i sum_k P_z[i][k] theta^(k+1); all [3][3] */
     const double *A_inv, *T, *T_inv, *P_z;
     double alpha, beta;
+    const nc_composition *composition; /* split */
     const struct nc_tableau *stiff;
     double real_limit; /* explicit: stable for h lambda in [-real_limit, 0] */
 } nc_tableau;
@@ -146,6 +161,10 @@ struct nc_problem {
     nc_opaque_jacobian opaque_jacobian;
     void *opaque_ctx;
     const void *uniform; /* real */
+    /* of a sum of fields, each with its own programs and method; the rest is that of the whole */
+    const nc_problem *parts;
+    int32_t n_parts, matrix_kind;
+    int64_t matrix_at, matrix_acc; /* in the uniform space, in the accumulator (-1: A is constant) */
     nc_curve curve; /* rows 0: none */
     nc_events events;
     nc_event_list *found;

@@ -11,6 +11,7 @@
 #include "simd/vmath.h"
 #include "vm/vm.h"
 #include "lanes/control.h"
+#include "linalg/expm.h"
 #include "variant_real.h"
 #include "simd/real_end.h"
 #undef NC_REAL_IS_F64

@@ -14,11 +14,6 @@ An implicit method needs the linearised field too. ``tangent`` pushes a directio
 through it, which gives the Jacobian column by column; ``time`` is the derivative in time. The
 adjoint of a Rosenbrock method, whose formula holds the Jacobian, differentiates once more:
 ``second`` pulls a cotangent of f_y v + tau f_t back. All of them read one set of residuals.
-
-Events are programs of the same inputs: ``value`` has one row an event, ``slope`` its derivative in
-time along a slope of the state, ``reset`` the state behind each event that has one. Their adjoint
-has two halves, since between the two a number is needed that only the first gives: ``pull`` gives
-cotangents to Y and T, ``spread`` to S and to uniform values.
 """
 
 from __future__ import annotations
@@ -44,6 +39,39 @@ class Adjoint:
     params_reverse: Program
     second: Program | None
     acc_size: int
+
+
+@dataclass(frozen=True)
+class PartOf:
+    """One term of a sum of fields: its value, or the matrix A of a linear term that is never
+    evaluated as a field; ``linearise`` as in `lower`."""
+
+    out: Node | None
+    linearise: str = ""
+    matrix: Node | None = None
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The matrix A of a linear term."""
+
+    kind: str  # "dense", "diagonal"
+    at: int  # in the uniform space
+    acc: int  # in the accumulator; -1: it is constant
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The programs of one term of a sum. Constants, params, samples and accumulator are shared."""
+
+    field: Program | None = None
+    field_keep: Program | None = None
+    res_rows: int = 0
+    time_dependent: bool = False
+    reverse: Program | None = None
+    second: Program | None = None
+    tangent: Tangent | None = None
+    matrix: Matrix | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +117,9 @@ class Lowered:
     time_dependent: bool
     adjoint: Adjoint | None
     tangent: Tangent | None
-    events: EventPrograms | None
+    events: EventPrograms | None = None
+    parts: tuple[Part, ...] = ()
+    matrices: Program | None = None  # uniform values that the kernels read themselves
 
 
 class _Uniform:
@@ -145,6 +175,7 @@ def lower(
     adjoint: bool,
     linearise: str = "",
     curve: Node | None = None,
+    parts: Sequence[PartOf] = (),
     events: Sequence[Node] = (),
     resets: Sequence[Node | None] = (),
 ) -> Lowered:
@@ -152,17 +183,20 @@ def lower(
 
     ``linearise``: "first" for methods that need the Jacobian, "second" for those whose adjoint
     needs its derivatives too. ``curve`` is an input whose value at the time of a stage the kernels
-    look up.
+    look up. With ``parts`` the field is their sum, and only they are differentiated and linearised.
     """
     g = graph
-    linear = _Linear(g, out, t, y, linearise) if linearise else None
+    evaluated = [p for p in parts if p.out is not None]
+    stages = [_Stage(g, p.out, t, y, p.linearise) for p in evaluated if p.out is not None]
+    if not parts:
+        stages = [_Stage(g, out, t, y, linearise)]
+    matrices = [p.matrix for p in parts if p.matrix is not None]
     happen = _Events(g, t, y, events, resets)
-    primal = reachable([out], stop=lambda v: v.rate < STEP)
-    outs = [out, *happen.values, *([] if linear is None else linear.values)]
-    step_nodes = reachable(outs, stop=lambda v: v.rate < STEP)
+    step_outs = [out, *happen.values, *(v for s in stages for v in s.forward())]
+    step_nodes = reachable(step_outs, stop=lambda v: v.rate < STEP)
     sample_out = _frontier(step_nodes, SAMPLE, SAMPLE)
-    results = [out, *happen.values]
-    sample_out = list(dict.fromkeys([*sample_out, *[v for v in results if v.rate == SAMPLE]]))
+    results = [out, *(s.out for s in stages), *happen.values]
+    sample_out = list(dict.fromkeys([*sample_out, *(v for v in results if v.rate == SAMPLE)]))
     sample_nodes = reachable(sample_out, stop=lambda v: v.rate < SAMPLE)
     s_at, n_sample = _stack(sample_out, Space.S)
     args_at, n_args = _stack(args, Space.ARGS)
@@ -172,10 +206,10 @@ def lower(
     uniform.add(v for v in results if v.rate <= PARAMS)
     uniform.add(u_nodes)
     forward_pending = list(uniform.pending)
-    uniform.add_for(forward_pending)
+    uniform.add_for([*forward_pending, *matrices])
 
     more = _Derivatives(
-        g, out, t, y, params, args, primal, sample_out, linear, happen, adjoint=adjoint
+        g, stages, t, y, params, args, sample_out, matrices, happen, adjoint=adjoint
     )
     uniform.add(_frontier(more.nodes, CONST, PARAMS))
     uniform.add(v for v in more.operands if v.rate <= PARAMS)
@@ -199,6 +233,10 @@ def lower(
     for v in more_pending:
         u_at[v] = Operand(Space.U, rows, Kind.UNI)
         rows += v.n
+    matrix_at: dict[Node, Operand] = {}
+    for v in matrices:
+        matrix_at[v] = Operand(Space.U, rows)
+        rows += v.n
 
     ty = {t: Operand(Space.T, 0), y: Operand(Space.Y, 0)}
     if curve is not None:
@@ -207,9 +245,17 @@ def lower(
     field_given = {**u_at, **s_at, **ty}
     result = [(out, Operand(Space.OUT, 0))]
     field = keep = emit("field", result, field_given)
-    res_at, res_rows = _stack(more.residuals, Space.RES)
-    if adjoint or linearise:
+    res_at, res_rows = ({}, 0) if parts else _stack(stages[0].residuals, Space.RES)
+    if not parts and (adjoint or linearise):
         keep = emit("field_keep", [*res_at.items(), *result], field_given)
+    made = []
+    for part in parts:
+        if part.out is not None:
+            made.append(more.part(stages[evaluated.index(part)], field_given, s_at))
+        elif part.matrix is not None:
+            kind = "dense" if part.matrix.n == y.n**2 and y.n > 1 else "diagonal"
+            acc = more.acc_at[part.matrix].off if part.matrix in more.acc_at else -1
+            made.append(Part(matrix=Matrix(kind, matrix_at[part.matrix].off, acc)))
     return Lowered(
         dim=y.n,
         n_args=n_args,
@@ -224,13 +270,19 @@ def lower(
         derivative_prologue=_prologue("derivative_prologue", more_pending, u_at),
         field_keep=keep,
         res_rows=res_rows,
-        time_dependent=more.time_dependent,
-        adjoint=more.adjoint({**field_given, **res_at}, u_at, base, s_at, args_at)
+        time_dependent=any(s.time_dependent for s in stages),
+        adjoint=more.adjoint(
+            None if parts else {**field_given, **res_at}, u_at, base, s_at, args_at
+        )
         if adjoint
         else None,
-        tangent=linear.programs({**field_given, **res_at}) if linear is not None else None,
+        tangent=None if parts else stages[0].tangent({**field_given, **res_at}),
         events=happen.programs(field_given, more.event_programs(field_given, s_at))
         if events
+        else None,
+        parts=tuple(made),
+        matrices=emit("matrices", list(matrix_at.items()), _lane(u_at), uniform_lanes=True)
+        if parts
         else None,
     )
 
@@ -356,47 +408,94 @@ class _Linear:
         )
 
 
+class _Stage:
+    """What is evaluated and differentiated at each stage: a field, or one term of a sum."""
+
+    def __init__(self, g: Graph, out: Node, t: Node, y: Node, linearise: str) -> None:
+        self.g, self.out, self.t, self.y = g, out, t, y
+        self.linear = _Linear(g, out, t, y, linearise) if linearise else None
+        self.time_dependent = self.linear is not None and self.linear.in_time
+        self.ct = g.input("ct", 0, y.n, STEP)
+        self.first: _Pull | None = None
+        self.second: _Pull | None = None
+        self.wanted = [] if self.linear is None else list(self.linear.values)
+        self.residuals: list[Node] = []
+
+    def forward(self) -> list[Node]:
+        """What is computed without an adjoint."""
+        return [self.out] if self.linear is None else [self.out, *self.linear.values]
+
+    def differentiate(self, sample_out: Sequence[Node]) -> None:
+        """The graphs of the pullbacks."""
+        self.first = _Pull(self.g, [self.out], [self.ct], self.y, self.t, sample_out)
+        self.time_dependent |= self.first.in_time
+        self.wanted += self.first.wanted()
+        if self.linear is not None and self.linear.along is not None:
+            along = self.linear.along
+            self.second = _Pull(self.g, [along], [self.ct], self.y, self.t, sample_out)
+            self.wanted += self.second.wanted()
+
+    def sinks(self) -> list[Sink]:
+        """What flows into params."""
+        return [s for pull in (self.first, self.second) if pull is not None for s in pull.sinks]
+
+    def tangent(self, given: dict[Node, Operand]) -> Tangent | None:
+        """The programs of the linearised field."""
+        return None if self.linear is None else self.linear.programs(given)
+
+    def choose_residuals(self) -> None:
+        """Primal values that the derivatives read and that are worth keeping."""
+        primal = {v for v in reachable([self.out], stop=lambda v: v.rate < STEP) if v.rate == STEP}
+        depends = {self.ct} | ({self.linear.v, self.linear.tau} if self.linear else set())
+        for v in reachable(self.wanted):
+            if any(a in depends for a in v.args):
+                depends.add(v)
+        keep: dict[Node, None] = {}
+
+        def stop(v: Node) -> bool:
+            if v.rate < STEP or not v.args:
+                return True
+            if v not in depends and v in primal and _costly(v):
+                keep[v] = None
+                return True
+            return False
+
+        reachable(self.wanted, stop)
+        self.residuals = sorted(keep, key=lambda v: v.id)
+
+
 class _Derivatives:
-    """The graphs of the field's derivatives, and the programs made of them."""
+    """The graphs of the derivatives of all stages, and the programs made of them."""
 
     def __init__(
         self,
         g: Graph,
-        out: Node,
+        stages: Sequence[_Stage],
         t: Node,
         y: Node,
         params: Sequence[Node],
         args: Sequence[Node],
-        primal: Sequence[Node],
         sample_out: Sequence[Node],
-        linear: _Linear | None,
+        matrices: Sequence[Node],
         happen: _Events,
         *,
         adjoint: bool,
     ) -> None:
-        self.g, self.linear, self.has_adjoint = g, linear, adjoint
-        self.primal = {v for v in primal if v.rate == STEP}
-        self.ct = g.input("ct", 0, y.n, STEP)
-        self.time_dependent = linear is not None and linear.in_time
-        wanted = [] if linear is None else list(linear.values)
-        step_wanted = list(wanted)
+        self.g, self.stages, self.matrices, self.has_adjoint = g, stages, matrices, adjoint
         self.params_bar: list[Node] = []
+        self.acc_at: dict[Node, Operand] = {}
+        slow: list[Node] = []
         if adjoint:
-            self.first = _Pull(g, [out], [self.ct], y, t, sample_out)
+            for s in stages:
+                s.differentiate(sample_out)
             whats = [*happen.events, *happen.behind]
             self.event_cts = [g.input("ct", 1 + i, v.n, STEP) for i, v in enumerate(whats)]
             self.event = _Pull(g, whats, self.event_cts, y, t, sample_out)
-            self.second: _Pull | None = None
-            self.time_dependent |= self.first.in_time
-            step_wanted += self.first.wanted()
-            if linear is not None and linear.along is not None:
-                self.second = _Pull(g, [linear.along], [self.ct], y, t, sample_out)
-                step_wanted += self.second.wanted()
-            slow = self._slow(params, args, sample_out)
-            wanted = [*step_wanted, *self.event.wanted(), *slow]
-        self.operands = wanted
+            slow = [*self.event.wanted(), *self._slow(params, args, sample_out)]
+        self.operands = [*(v for s in stages for v in s.wanted), *slow]
         self.nodes = reachable(self.operands, stop=lambda v: v.rate <= PARAMS)
-        self.residuals = self._choose_residuals(step_wanted)
+        for s in stages:
+            s.choose_residuals()
 
     def _slow(
         self, params: Sequence[Node], args: Sequence[Node], sample_out: Sequence[Node]
@@ -412,9 +511,10 @@ class _Derivatives:
         self.sample_sinks = [s for s in sample_sinks if s.target.rate == PARAMS]
 
         # the params part: from the accumulator to the params
-        pulls = [p for p in (self.first, self.second, self.event) if p is not None]
-        sinks = [*[s for p in pulls for s in p.sinks], *self.sample_sinks]
-        self.targets = list(dict.fromkeys(s.target for s in sinks))
+        sinks = [s for stage in self.stages for s in stage.sinks()]
+        sinks += [*self.event.sinks, *self.sample_sinks]
+        learned = [v for v in self.matrices if v.rate == PARAMS]
+        self.targets = list(dict.fromkeys([*(s.target for s in sinks), *learned]))
         self.acc_at, self.acc_size = _stack(self.targets, Space.CT)
         self.acc_in = {v: g.input("acc", i, v.n, PARAMS) for i, v in enumerate(self.targets)}
         bars = vjp(g, self.targets, [self.acc_in[v] for v in self.targets], params)
@@ -423,40 +523,52 @@ class _Derivatives:
         ]
         return [*self.args_bar, *_operands(self.sample_sinks)]
 
-    def _choose_residuals(self, wanted: Sequence[Node]) -> list[Node]:
-        """Primal values that the derivatives read and that are worth keeping."""
-        depends = {self.ct} | ({self.linear.v, self.linear.tau} if self.linear else set())
-        for v in reachable(wanted):
-            if any(a in depends for a in v.args):
-                depends.add(v)
-        keep: dict[Node, None] = {}
+    def part(
+        self, stage: _Stage, field_given: dict[Node, Operand], s_at: dict[Node, Operand]
+    ) -> Part:
+        """The programs of one term of a sum."""
+        res_at, res_rows = _stack(stage.residuals, Space.RES)
+        result = [(stage.out, Operand(Space.OUT, 0))]
+        given = {**field_given, **res_at}
+        reverse, second = self._pulls(stage, given, s_at)
+        return Part(
+            field=emit("field", result, field_given),
+            field_keep=emit("field_keep", [*res_at.items(), *result], field_given),
+            res_rows=res_rows,
+            time_dependent=stage.time_dependent,
+            reverse=reverse,
+            second=second,
+            tangent=stage.tangent(given),
+        )
 
-        def stop(v: Node) -> bool:
-            if v.rate < STEP or not v.args:
-                return True
-            if v not in depends and v in self.primal and _costly(v):
-                keep[v] = None
-                return True
-            return False
-
-        reachable(wanted, stop)
-        return sorted(keep, key=lambda v: v.id)
+    def _pulls(
+        self, stage: _Stage, given: dict[Node, Operand], s_at: dict[Node, Operand]
+    ) -> tuple[Program | None, Program | None]:
+        """The pullbacks of a stage, as programs; ``given``: what they read."""
+        given = {**given, stage.ct: Operand(Space.CT, 0)}
+        reverse = second = None
+        if stage.first is not None:
+            reverse = emit("reverse", stage.first.outs(s_at), given, self._at(stage.first.sinks))
+        if stage.second is not None and stage.linear is not None:
+            given = {**given, **stage.linear.at}
+            second = emit("second", stage.second.outs(s_at), given, self._at(stage.second.sinks))
+        return reverse, second
 
     def adjoint(
         self,
-        step_given: dict[Node, Operand],
+        step_given: dict[Node, Operand] | None,
         u_at: dict[Node, Operand],
         base: dict[Node, Operand],
         s_at: dict[Node, Operand],
         args_at: dict[Node, Operand],
     ) -> Adjoint:
-        """The programs of the backward pass; ``step_given``: what those of a stage read."""
-        given = {**step_given, self.ct: Operand(Space.CT, 0)}
-        reverse = emit("reverse", self.first.outs(s_at), given, self._at(self.first.sinks))
-        second = None
-        if self.second is not None and self.linear is not None:
-            given = {**given, **self.linear.at}
-            second = emit("second", self.second.outs(s_at), given, self._at(self.second.sinks))
+        """The programs of the backward pass; ``step_given``: what those of a stage read, or None
+        where the parts have them."""
+        reverse, second = None, None
+        if step_given is not None:
+            reverse, second = self._pulls(self.stages[0], step_given, s_at)
+        if reverse is None:
+            reverse = emit("reverse", [], {})
 
         given = {**u_at, **args_at}
         given.update({ct: Operand(Space.CT, s_at[v].off) for v, ct in self.s_ct.items()})

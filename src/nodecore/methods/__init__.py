@@ -12,11 +12,16 @@ from importlib import import_module
 from typing import TypeAlias
 
 from ..status import InputError
+from .split import Composition, Exponential
 from .tableau import Auto, Rosenbrock, Tableau
 
-__all__ = ["FAMILIES", "STEPPED", "Auto", "Method", "Rosenbrock", "Tableau", "get", "names"]
+__all__ = [
+    "FAMILIES", "STEPPED", "Auto", "Composition", "Exponential", "Method", "Rosenbrock", "Solver",
+    "Tableau", "get", "names",
+]  # fmt: skip
 
 Method: TypeAlias = Tableau | Rosenbrock | Auto
+Solver: TypeAlias = Method | Composition  # what a solve may be made by
 
 # Family -> its module and the table in it; imported when first asked for.
 _TABLES = {
@@ -63,18 +68,18 @@ def _method(name: str) -> Method:
     return next(b[name] for f in _TABLES if name in (b := _builders((f,))))()
 
 
-def _normal(name: str) -> str:
-    """What is left of a name when case and punctuation are ignored."""
-    return "".join(ch for ch in name.lower() if ch.isalnum())
+def normal(name: object) -> str:
+    """What is left of a name when case and punctuation are ignored; nothing of what is no name."""
+    return "".join(ch for ch in name.lower() if ch.isalnum()) if isinstance(name, str) else ""
 
 
 @cache
 def _index(families: tuple[str, ...]) -> dict[str, str]:
     """Normalised names and aliases -> names."""
-    index = {_normal(name): name for name in names(families)}
+    index = {normal(name): name for name in names(families)}
     for name in names(families):
         for alias in _method(name).aliases:
-            if index.setdefault(_normal(alias), name) != name:
+            if index.setdefault(normal(alias), name) != name:
                 raise ValueError(f"alias {alias!r} of {name!r} already means another method")
     return index
 
@@ -119,9 +124,17 @@ def _find(name: str, families: tuple[str, ...]) -> Method:
     if name in _builders(families):
         return _method(name)
     index = _index(families)
-    key = _normal(name)
+    key = normal(name)
     if key in index:
         return _method(index[key])
+    everywhere = _index(FAMILIES)
+    if key == "etdrk4":
+        raise InputError("etdrk4 solves the sum of an nc.Split, whose first part is nc.linear(A)")
+    if key in everywhere:
+        raise InputError(
+            f"{everywhere[key]} solves the sum of an nc.Split (its first part implicitly, its "
+            "second explicitly), not a field as a whole"
+        )
     import difflib  # only a wrong name needs it
 
     near = difflib.get_close_matches(key, index, n=1, cutoff=0.0)

@@ -264,7 +264,17 @@ class Tableau(DenseOutput):
         return f"<Tableau {self.name}: order {self.order}{pair}, {self.n_stages} stages>"
 
     def kernel_form(self) -> dict[str, Any]:
-        """What the kernels read (``nc_tableau``)."""
+        """What the kernels read (``nc_tableau``). Of an additive method, the derivatives of both
+        parts stand one behind the other, and so do their weights."""
+        if self.A_explicit is not None:
+            assert self.b_err is not None and self.predictor is not None
+            rows = np.hstack([self.A, self.A_explicit])
+            return {
+                "n_step": 2 * self.n_stages, "gamma": self.gamma, "filter_error": False,
+                "A": np.vstack([rows, rows]), "b": np.tile(self.b, 2), "c": np.tile(self.c, 2),
+                "P": np.vstack([self.P, self.P]), "b_err": np.tile(self.b_err, 2), "b_err2": None,
+                "predictor": np.pad(self.predictor, (0, self.n_stages)),
+            }  # fmt: skip
         more = {}
         if self.family == "explicit" and self.adaptive:
             from .order import real_limit

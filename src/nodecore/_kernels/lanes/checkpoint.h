@@ -175,7 +175,9 @@ static void FN(carry_newton)(FN(lanes) *s, char *e, uint8_t *more, int save)
     double *numbers[NC_NEWTON_DOUBLES] = {n->jac_t, n->jac_time, n->lu_hg,
                                           n->eta,   n->last_h,   n->age,
                                           A->other ? A->hits : NULL, A->other ? A->rho : NULL};
-    REAL *states[] = {T->k[0], n->jac_y, n->last_z[0], n->last_z[1], n->last_z[2]};
+    int additive = T->method->family == NC_IMEX;
+    REAL *third = additive ? T->k[FN(stages_of)(T->method)] : n->last_z[0];
+    REAL *states[] = {T->k[0], n->jac_y, third, n->last_z[1], n->last_z[2]};
 #define NC_MOVE(array, bytes)                                                                      \
     do {                                                                                           \
         memcpy(save ? (void *)at : (void *)(array), save ? (void *)(array) : (void *)at, bytes);   \

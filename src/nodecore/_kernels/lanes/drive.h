@@ -27,6 +27,7 @@ static int FN(propose)(FN(lanes) *s, int64_t l)
         double h = s->h_next[l];
         if (fabs(h) > c->max_step)
             h = dir * c->max_step;
+        h = FN(method_size)(T, h);
         s->h_free[l] = h;
         if (dir * (t + 1.01 * h - target) >= 0) {
             /* a step that would almost reach the target reaches it, but never beyond max_step */
@@ -146,11 +147,7 @@ static void FN(refresh)(FN(lanes) *s)
     }
     if (!any)
         return;
-    FN(stage_time)(T, 0.0);
-    FN(field)(T, T->y, s->dense, NULL);
-    FN(select_lanes)(T->k[0], s->dense, s->fresh_mask, T->p->dim, s->L);
-    if (T->other)
-        FN(select_lanes)(T->other->k[0], s->dense, s->fresh_mask, T->p->dim, s->L);
+    FN(method_first)(T, s->fresh_mask, s->dense);
     for (int64_t l = 0; l < s->L; l++)
         if (s->fresh_mask[l]) {
             s->fev[l]++;

@@ -366,7 +366,8 @@ static int FN(load_lane)(FN(lanes) *s, int64_t l)
         s->fev[l] = 1 + (p->control.mode == NC_ADAPTIVE && p->control.first_step <= 0);
         s->jev[l] = s->factored[l] = s->switches[l] = s->n_stiff[l] = 0;
         s->near_limit[l] = 0;
-        s->fresh[l] = s->trouble[l] = 0;
+        s->fresh[l] = (uint8_t)FN(starts_in_parts)(T->method);
+        s->trouble[l] = 0;
         s->evaluated[l] = 1;
         FN(method_start)(T, l);
         if (T->other) {

@@ -67,7 +67,7 @@ static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
     NC_TAKE(s->stiff_mask, n);
     NC_TAKE(s->stiff_sum, rows);
     NC_TAKE(s->lambda, rows);
-    NC_TAKE(s->carried, rows);
+    NC_TAKE(s->carried, 2 * rows); /* of both parts, of an additive method */
     NC_TAKE(s->sum, rows);
     NC_TAKE(s->kappa, rows);
     NC_TAKE(s->lambda_n, rows);
@@ -159,7 +159,7 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
             FN(lane_in)(T->base[NC_SP_S], (const REAL *)p->sample_values + b * p->n_sample,
                         p->n_sample, L, l);
             for (int64_t i = 0; i < D; i++)
-                s->lambda[i * L + l] = s->carried[i * L + l] = 0;
+                s->lambda[i * L + l] = s->carried[i * L + l] = s->carried[(D + i) * L + l] = 0;
             for (int64_t i = 0; i < p->n_sample; i++)
                 s->sbar[i * L + l] = 0;
         }
@@ -176,7 +176,7 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
                 FN(lane_copy)(T->base[NC_SP_S], l, T->base[NC_SP_S], leader, p->n_sample, L);
             }
             for (int64_t i = 0; i < D; i++)
-                s->lambda[i * L + l] = s->carried[i * L + l] = 0;
+                s->lambda[i * L + l] = s->carried[i * L + l] = s->carried[(D + i) * L + l] = 0;
         }
     }
     return 1;
@@ -466,8 +466,9 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
         FN(method_reverse)(T->other, n, &own);
         FN(select_lanes)(s->sum, s->stiff_sum, s->stiff_mask, D, L);
     }
+    int whole = FN(reverse_is_whole)(m);
     for (int64_t j = 0; j < D * L; j++) {
-        REAL v = s->lambda[j] + s->sum[j];
+        REAL v = whole ? s->sum[j] : s->lambda[j] + s->sum[j];
         if (dense)
             v += s->lambda_n[j];
         s->sum[j] = v;
@@ -726,13 +727,15 @@ static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
         T->at_stop[l] = T->after_stop[l] = 0;
     }
     memset(s->lambda, 0, (size_t)(D * s->L) * sizeof(REAL));
-    memset(s->carried, 0, (size_t)(D * s->L) * sizeof(REAL));
+    memset(s->carried, 0, (size_t)(2 * D * s->L) * sizeof(REAL));
     FN(method_reset)(T);
+    FN(method_aim)(T, s->sinks.acc);
     memset(s->sbar, 0, (size_t)(p->n_sample * s->L) * sizeof(double));
     if (r->paths    ? FN(back_paths)(s, g, chunk, begin, end)
         : r->limit ? FN(back_scheduled)(s, g, chunk, begin)
                    : FN(back_all)(s, g, chunk, begin))
         return;
+    FN(method_settle)(T);
     FN(back_samples)(s, g, begin, end);
     FN(panel_flush)(&s->sinks);
     FN(panel_flush)(&s->sample_sinks);

@@ -14,11 +14,14 @@ enum { FN(SLACK) = 64 };
 
 static size_t FN(newton_memory)(FN(tile) *s, char *base, size_t used, int backward);
 static int64_t FN(column_lanes)(int64_t D);
+static size_t FN(split_memory)(FN(tile) *s, char *base, size_t used, int backward);
+static size_t FN(expm_memory)(FN(tile) *s, char *base, size_t used, int backward);
 
 static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
 {
     const nc_problem *p = s->p;
     const nc_tableau *m = s->method = p->method;
+    s->whole = p;
     size_t used = 0;
     int64_t L = s->L, D = p->dim, rows = D * L + FN(SLACK), lanes = L + 16;
     NC_TAKE(s->y, rows);
@@ -53,6 +56,13 @@ static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
     for (int i = 0; i < (backward ? 13 : 8); i++)
         if (programs[i]->rf_rows > registers)
             registers = programs[i]->rf_rows;
+    for (int j = 0; j < p->n_parts && m->family == NC_IMEX; j++) {
+        const nc_problem *q = p->parts + j;
+        const nc_program *theirs[] = {&q->field, &q->field_keep, &q->tangent};
+        for (int i = 0; i < 3; i++)
+            if (theirs[i]->rf_rows > registers)
+                registers = theirs[i]->rf_rows;
+    }
     if ((m->family != NC_EXPLICIT || m->stiff) && FN(column_lanes)(D) > width)
         width = FN(column_lanes)(D);
     NC_TAKE(s->base[NC_SP_RF], registers * width + FN(SLACK));
@@ -65,6 +75,10 @@ static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
         NC_TAKE(s->apart, rows);
         NC_TAKE(s->minus_h, lanes);
     }
+    if (m->family == NC_SPLIT)
+        return FN(split_memory)(s, base, used, backward);
+    if (m->family == NC_EXPM)
+        return FN(expm_memory)(s, base, used, backward);
     if (m->stiff) {
         NC_TAKE(s->stiff, lanes);
         NC_TAKE(s->look, lanes);

@@ -41,26 +41,15 @@ static void FN(rescale)(FN(newton) *n, REAL *d, int64_t D, int64_t L)
     }
 }
 
-/* Solves stage i. part is [8][L]. */
-static void FN(dirk_stage)(FN(tile) *s, int i, int strict, double *part)
+/* Solves stage i: known + z is its argument, z = h gamma k_i, from the guess that is in z. The stage's
+ * time is set. part is [8][L]. */
+static void FN(solve_stage)(FN(tile) *s, int i, int strict, double *part)
 {
     const nc_problem *p = s->p;
-    const nc_tableau *m = s->method;
     const nc_control *c = &p->control;
     FN(newton) *n = &s->n;
     int64_t D = p->dim, L = s->L;
-    double kappa = FN(newton_kappa)(c), guess[NC_MAX_STAGES];
-    const double *row = m->A + i * m->n_stages;
-    FN(combine)(s, n->known, s->y, row, i);
-    if (row[i] == 0) {
-        FN(stage_time)(s, m->c[i]);
-        FN(field)(s, n->known, s->k[i], NULL);
-        return;
-    }
-    for (int j = 0; j < i; j++)
-        guess[j] = m->gamma * m->predictor[i * m->n_stages + j];
-    FN(combine)(s, n->z, NULL, guess, i);
-    FN(stage_time)(s, m->c[i]);
+    double kappa = FN(newton_kappa)(c);
     int live = FN(newton_begin)(s);
     const REAL *z[1] = {n->z};
     for (int it = 0; live; it++) {
@@ -98,6 +87,26 @@ static void FN(dirk_stage)(FN(tile) *s, int i, int strict, double *part)
         for (int64_t r = 0; r < D; r++)
             k[r * L + l] = n->z[r * L + l] * inverse;
     }
+}
+
+/* Stage i. part is [8][L]. */
+static void FN(dirk_stage)(FN(tile) *s, int i, int strict, double *part)
+{
+    const nc_tableau *m = s->method;
+    FN(newton) *n = &s->n;
+    double guess[NC_MAX_STAGES];
+    const double *row = m->A + i * m->n_stages;
+    FN(combine)(s, n->known, s->y, row, i);
+    if (row[i] == 0) {
+        FN(stage_time)(s, m->c[i]);
+        FN(field)(s, n->known, s->k[i], NULL);
+        return;
+    }
+    for (int j = 0; j < i; j++)
+        guess[j] = m->gamma * m->predictor[i * m->n_stages + j];
+    FN(combine)(s, n->z, NULL, guess, i);
+    FN(stage_time)(s, m->c[i]);
+    FN(solve_stage)(s, i, strict, part);
 }
 
 static void FN(dirk_step)(FN(tile) *s, double *part)

@@ -3,6 +3,10 @@
 /* Starts the memory that a method has of earlier steps: of all lanes, or of one. */
 static void FN(method_reset)(FN(tile) *s)
 {
+    if (s->method->family == NC_SPLIT) {
+        FN(split_reset)(s);
+        return;
+    }
     FN(newton_reset)(s);
     if (!s->other)
         return;
@@ -21,9 +25,31 @@ static void FN(method_reset)(FN(tile) *s)
 
 static void FN(method_start)(FN(tile) *s, int64_t l)
 {
+    if (s->method->family == NC_SPLIT)
+        return;
     FN(newton_start)(s, l);
     if (s->other)
         FN(newton_start)(s->other, l);
+}
+
+/* Are a lane's first derivatives those of the parts, of which the queue knows only the sum? */
+static int FN(starts_in_parts)(const nc_tableau *m)
+{
+    return m->family == NC_IMEX;
+}
+
+/* The first derivative at y, in the masked lanes, where it is a field value. scratch is [D][L]. */
+static void FN(method_first)(FN(tile) *s, const RINT *mask, REAL *scratch)
+{
+    FN(stage_time)(s, 0.0);
+    if (s->method->family == NC_IMEX) {
+        FN(imex_first)(s, mask, scratch);
+        return;
+    }
+    FN(field)(s, s->y, scratch, NULL);
+    FN(select_lanes)(s->k[0], scratch, mask, s->p->dim, s->L);
+    if (s->other)
+        FN(select_lanes)(s->other->k[0], scratch, mask, s->p->dim, s->L);
 }
 
 /* The tile that makes the lane's step. */
@@ -36,6 +62,12 @@ static FN(tile) *FN(maker)(FN(tile) *s, int64_t l)
 static FN(tile) *FN(iterating)(FN(tile) *s)
 {
     return s->other ? s->other : FN(iterates)(s->method) ? s : NULL;
+}
+
+/* The step size that a method takes for a proposed one. */
+static double FN(method_size)(const FN(tile) *s, double h)
+{
+    return s->method->family == NC_SPLIT ? FN(split_size)(s->method->composition, h) : h;
 }
 
 /* y1 and the stages that it needs. k[0] must be there. Afterwards n.failed says where it went wrong; part
@@ -59,6 +91,12 @@ static void FN(method_step)(FN(tile) *s, double *part)
         return;
     case NC_RADAU:
         FN(radau_step)(s, part);
+        return;
+    case NC_IMEX:
+        FN(imex_step)(s, part);
+        return;
+    case NC_SPLIT:
+        FN(split_step)(s, part);
         return;
     default:
         FN(rosenbrock_step)(s);
@@ -85,20 +123,24 @@ static void FN(method_finish)(FN(tile) *s)
         FN(rk_finish)(s);
 }
 
-/* The lanes that moved have the next step's first derivative in its place; all: every lane moved. */
+/* The lanes that moved have the next step's first derivative in its place (of an additive method, those of
+ * both parts); all: every lane moved. */
 static void FN(method_advance)(FN(tile) *s, const RINT *moved, int all)
 {
-    int last = s->method->n_step - 1;
     if (s->z) {
         FN(coupled_advance)(s, moved);
         return;
     }
-    if (all) {
-        REAL *swap = s->k[0];
-        s->k[0] = s->k[last];
-        s->k[last] = swap;
-    } else {
-        FN(select_lanes)(s->k[0], s->k[last], moved, s->p->dim, s->L);
+    int n = s->method->n_step, parts = s->method->family == NC_IMEX ? 2 : 1;
+    for (int i = 0; i < parts; i++) {
+        REAL **first = s->k + i * (n / parts), **last = s->k + (i + 1) * (n / parts) - 1;
+        if (all) {
+            REAL *swap = *first;
+            *first = *last;
+            *last = swap;
+        } else {
+            FN(select_lanes)(*first, *last, moved, s->p->dim, s->L);
+        }
     }
     if (!s->other)
         return;
@@ -111,7 +153,10 @@ static void FN(method_advance)(FN(tile) *s, const RINT *moved, int all)
 static void FN(own_error)(FN(tile) *s, double *part, double *tmp, double *err)
 {
     const nc_tableau *m = s->method;
-    FN(combine)(s, s->stage, NULL, m->b_err, m->n_step);
+    if (m->family == NC_SPLIT)
+        FN(split_error)(s, part);
+    else
+        FN(combine)(s, s->stage, NULL, m->b_err, m->n_step);
     if (m->filter_error)
         FN(lu_solve)(s->n.lu, s->n.piv, s->stage, s->p->dim, s->L, NULL);
     FN(error_norm)(s, part, tmp, err);
@@ -164,11 +209,14 @@ static void FN(method_restore)(FN(tile) *s)
         return;
     if (s->other)
         FN(auto_share)(s);
+    if (by->method->family == NC_IMEX)
+        by->p = by->whole->parts;
     FN(newton_restore)(by);
-    if (by->method->family == NC_DIRK)
-        FN(newton_factor)(by, by->n.ask);
-    else
+    if (by->method->family == NC_RADAU)
         FN(radau_factor)(by, by->n.ask);
+    else
+        FN(newton_factor)(by, by->n.ask);
+    by->p = by->whole;
 }
 
 /* Evaluations per lane of the last step: of the field, of the Jacobian, factorisations. */
@@ -227,7 +275,32 @@ static void FN(method_reverse)(FN(tile) *s, int n, const FN(cotangents) *c)
     case NC_RADAU:
         FN(radau_reverse)(s, c);
         return;
+    case NC_IMEX:
+        FN(imex_reverse)(s, c);
+        return;
+    case NC_SPLIT:
+        FN(split_reverse)(s, c);
+        return;
     default:
         FN(rosenbrock_reverse)(s, c);
     }
+}
+
+/* Does the family's reverse leave the whole cotangent of y in `sum`, or what is to be added to lambda? */
+static int FN(reverse_is_whole)(const nc_tableau *m)
+{
+    return m->family == NC_SPLIT;
+}
+
+/* A chunk's backward pass begins: what has sinks of its own adds to the chunk's accumulator; it ends. */
+static void FN(method_aim)(FN(tile) *s, double *acc)
+{
+    if (s->method->family == NC_SPLIT)
+        FN(split_aim)(s, acc);
+}
+
+static void FN(method_settle)(FN(tile) *s)
+{
+    if (s->method->family == NC_SPLIT)
+        FN(split_settle)(s);
 }

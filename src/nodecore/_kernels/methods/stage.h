@@ -40,6 +40,9 @@ typedef struct {
 typedef struct FN(tile_) {
     const nc_problem *p;
     const nc_tableau *method;
+    const nc_problem *whole;  /* of a sum whose parts are evaluated through this tile: see imex.h */
+    struct FN(split_) *split; /* the parts of a sum: see split.h */
+    struct FN(expm_) *expm;   /* exponentials of a linear part: see expm.h */
     struct FN(tile_) *other; /* the tile of the method's stiff partner, or NULL; see auto.h */
     RINT *stiff;             /* lanes that are the partner's */
     uint8_t *look, *switched; /* lanes that are yet to be looked at; that went to the partner */
