@@ -349,7 +349,7 @@ def _own(given: Given) -> Given:
     return Given(state, params, given.params_treedef, arg, when, given.grid_rule)
 
 
-def _coupling(adjoint: Any, tableau: methods.Method, dense: bool, has_events: bool) -> float:
+def _coupling(adjoint: Any, tableau: Any, dense: bool, has_events: bool) -> float:
     """The coupling of a reversible solve; 0 for all others."""
     if not isinstance(adjoint, Reversible):
         return 0.0
