@@ -129,6 +129,7 @@ def adjoints(budgets: tuple[str, ...]) -> dict[str, Any]:
         "discrete": "discrete",
         **{f"discrete, {m}": nc.Discrete(memory=m) for m in budgets},
         **{f"continuous, {m}": nc.Continuous(m) for m in ("gauss", "interpolating", "backsolve")},
+        "reversible": "reversible",
     }
 
 
@@ -178,6 +179,9 @@ def measure(p: Problem, ref: Reference, adjoint: Any, options: Any, repeats: int
             sol, g = gradient()
         except nc.GradientError:
             row.remark = "GradientError: damped modes grow backwards"
+            return row
+        except nc.SolveError as error:
+            row.remark = f"{error.status.name} at t = {error.t:.3g}: the scheme's parasitic mode"
             return row
     if any("backsolve" in str(w.message) for w in caught):
         row.remark = "warns: damped modes grow backwards"
@@ -264,6 +268,7 @@ def picture(curves: dict[str, dict[str, list[Row]]]) -> None:
         "continuous, gauss": ("C1", "s", "-"),
         "continuous, interpolating": ("C2", "^", "-"),
         "continuous, backsolve": ("C3", "v", "-"),
+        "reversible": ("C4", "D", "-"),
     }
     figure, axes = plt.subplots(2, 2, figsize=(9, 7), layout="constrained")
     for ax, (name, lines) in zip(axes.flat, curves.items(), strict=True):
@@ -279,10 +284,10 @@ def picture(curves: dict[str, dict[str, list[Row]]]) -> None:
                 [1e3 * r.seconds for r in warned], [r.error for r in warned], "x", color="k", ms=9
             )
         failed = [label for label, rows in lines.items() if any(np.isnan(r.seconds) for r in rows)]
-        for label in failed:
+        for i, label in enumerate(failed):
             count = sum(np.isnan(r.seconds) for r in lines[label])
             ax.text(
-                0.03, 0.04, f"{label}: {count} of {len(lines[label])} end with a GradientError",
+                0.03, 0.04 + 0.05 * i, f"{label}: {count} of {len(lines[label])} end with an error",
                 transform=ax.transAxes, fontsize=8, color=style[label][0],
             )  # fmt: skip
         ax.set_title(name)
@@ -293,7 +298,7 @@ def picture(curves: dict[str, dict[str, list[Row]]]) -> None:
         ax.set_ylabel("relative error of the gradient")
     labels = ["discrete, smallest budget" if x not in style else x for x in lines]
     figure.legend(
-        axes[0, 0].get_lines()[: 2 * len(labels) : 2], labels, loc="outside lower center", ncols=5,
+        axes[0, 0].get_lines()[: 2 * len(labels) : 2], labels, loc="outside lower center", ncols=3,
         fontsize=8,
     )  # fmt: skip
     figure.suptitle("Error against cost, from loose to tight (black cross: warned)", fontsize=11)

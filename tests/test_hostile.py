@@ -246,6 +246,33 @@ class Driver:
                         assert np.isfinite(g.y0).all() and np.isfinite(g.args).all()
                         assert np.isfinite(g.t).all()
 
+    def reversible(self):
+        """Steps that are undone: paths that grow, pairs on the way, lanes that do not wait."""
+        nc = self.nc
+        ways = [{"steps": 7}, {"dt": 0.03, "tstops": [0.31, 0.7]}, {"method": "dop853"}, {}]
+        for turn, form in enumerate(["shared", "ends", "rows", "backwards", "ragged"] * 4):
+            dtype, B = (np.float64, np.float32)[turn % 2], (1, 2, 5, 19, 37)[turn * 3 % 5]
+            y0, t, params, args = self.problem(dtype, B, 3, 5, form)
+            way = {"method": "tsit5", "rtol": 1e-4, "atol": 1e-4, **ways[turn % 4]}
+            if form == "backwards" and "tstops" in way:
+                way["tstops"] = way["tstops"][::-1]
+            sol = nc.solve(
+                self.field, y0, t, params, args, batch=True, adjoint=nc.Reversible(0.6), **way
+            )
+            dy = [np.ones_like(y) for y in sol.y] if form == "ragged" else np.ones_like(sol.y)
+            g = sol.vjp(dy)
+            for x in (g.y0, g.params["W1"], g.args["u"], *g.t):
+                assert np.isfinite(x).all()
+            for a, b in zip(sol.y, sol.replay().y, strict=True):
+                np.testing.assert_array_equal(a, b)
+        y0 = np.geomspace(0.1, 1, 23)[:, None]
+        sol = nc.solve(
+            lambda t, y, p, k: -k * y * p, y0, [0.0, 1.0, 10.0], 1.0, np.linspace(0, 9, 23),
+            dt=0.05, method="rk4", adjoint="reversible", on_failure="mark",
+        )  # fmt: skip
+        assert 0 < np.sum(sol.status == nc.Status.UNSTABLE) < 23
+        assert np.isfinite(sol.vjp(np.ones_like(sol.y)).params)
+
     def others(self):
         nc = self.nc
         for B in (1, 5):
@@ -284,6 +311,7 @@ def main():
     driver.all_methods()
     driver.failures()
     driver.events()
+    driver.reversible()
     driver.others()
     print("ok", nc.show_config()["isa"])
 

@@ -19,7 +19,7 @@ controllers. Gradients:
 """
 
 from nodecore import losses, methods, nn, optim
-from nodecore._adjoint import Continuous, Discrete
+from nodecore._adjoint import Continuous, Discrete, Reversible
 from nodecore._check import gradcheck, gradient_error
 from nodecore._diagnose import Diagnosis, diagnose
 from nodecore._field import Split, field, linear, opaque
@@ -58,6 +58,7 @@ __all__ = [
     "PIController",
     "PIDController",
     "PrecisionWarning",
+    "Reversible",
     "Solution",
     "SolveError",
     "Split",

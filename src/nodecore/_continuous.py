@@ -181,7 +181,7 @@ class Backward:
         k = resolve(None).coefficients(order)
         control = (
             ADAPTIVE, 0, 0, order + 1, self.rtol, 0.0, 0.0, math.inf, 1_000_000,
-            np.full(size, self.atol, self.dtype), *k[:7], math.log2(k.memory_floor),
+            np.full(size, self.atol, self.dtype), *k[:7], math.log2(k.memory_floor), 0.0,
         )  # fmt: skip
         batch = State(state.y0, state.treedef, state.shapes, state.dtypes, True)
         return Inputs(

@@ -157,6 +157,13 @@ def _advice(sol: Any, b: int, status: Status, t: float, h: float) -> str:
             f"The solve came {percent:.3g} % of the way in {steps} steps. Raise deadline, or "
             "loosen rtol and atol"
         )
+    if status is Status.UNSTABLE:
+        return (
+            "The parasitic mode of the reversible scheme, the difference of its two states, has "
+            f"grown beyond {'half of the state' if fixed else 'a hundred tolerances'}, as it does "
+            "where solutions are damped. Use nc.Discrete(memory=...): its gradient is exact within "
+            "any memory, whatever the problem"
+        )
     return ""
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from nodecore import _adjoint, _inputs, methods, plan, tree
 from nodecore import events as _events
+from nodecore._adjoint import Reversible
 from nodecore._failure import failure, warn_precision, warn_stiffness
 from nodecore._field import Linear, Opaque, Split
 from nodecore._inputs import Array, State, Times
@@ -92,9 +93,10 @@ def solve(
         A sample that needs more fails with MAX_STEPS.
     controller : controller or str, optional
         `IController`, `PIController` (default), `PIDController`, or a name.
-    adjoint : None, "auto", "discrete", "continuous", Discrete or Continuous
-        How gradients will be computed; None: no gradient, nothing is kept. "discrete" keeps every
-        step, "auto" at most a quarter of the memory that the process may use.
+    adjoint : None, "auto", "discrete", "continuous", "reversible", or an object
+        How gradients will be computed: `Discrete`, `Continuous`, `Reversible`. None: no gradient,
+        nothing is kept. "discrete" keeps every step, "auto" at most a quarter of the memory that
+        the process may use; "reversible" keeps none, but its steps are those of another scheme.
     tstops : bool, (K,) array or list of B arrays
         False: outputs are interpolated; True: steps end on them. Times, such as those of jumps of
         the field: steps end there seeing the limit from behind, and the next one starts with a
@@ -320,7 +322,7 @@ def _read(
     stop_times = _inputs.stops(tstops, when, B)
     control, rule = _control(
         tableau, state, rtol, atol, dt, steps, first_step, max_step, max_steps, controller, tstops,
-        stop_times[0] is not None, has_events,
+        stop_times[0] is not None, has_events, _coupling(discrete, tableau, dense, has_events),
     )  # fmt: skip
     given = Given(state, leaves, treedef, arg, when, rule)
     options = {
@@ -352,6 +354,28 @@ def _own(given: Given) -> Given:
     return Given(state, params, given.params_treedef, arg, when, given.grid_rule)
 
 
+def _coupling(adjoint: Any, tableau: Any, dense: bool, has_events: bool) -> float:
+    """The coupling of a reversible solve; 0 for all others."""
+    if not isinstance(adjoint, Reversible):
+        return 0.0
+    if tableau.family != "explicit":
+        raise InputError(
+            f'adjoint="reversible" couples steps of an explicit method, which {tableau.name} is '
+            f"not: use one of {', '.join(methods.names(('explicit',)))}, or "
+            "nc.Discrete(memory=...), which is for all methods"
+        )
+    if dense:
+        raise InputError(
+            'adjoint="reversible" keeps no steps, which dense=True needs: give the times as '
+            "outputs, or use nc.Discrete()"
+        )
+    if has_events:
+        raise InputError(
+            'adjoint="reversible" does not pass through events: use adjoint="discrete" (or "auto")'
+        )
+    return adjoint.coupling
+
+
 def _control(
     tableau: methods.Solver,
     state: State,
@@ -366,6 +390,7 @@ def _control(
     tstops: Any,
     has_stops: bool,
     has_events: bool,
+    coupling: float,
 ) -> tuple[tuple[Any, ...], GridRule]:
     """The kernels' step-size control (see Run), and how the grid depends on the output times."""
     if isinstance(controller, FixedStep):
@@ -424,6 +449,6 @@ def _control(
     )
     control = (
         mode, n_sub, int(on_outputs), order + 1, rtol, size, first, max_step, int(max_steps), tol,
-        *filter_,
+        *filter_, coupling,
     )  # fmt: skip
     return control, rule

@@ -71,6 +71,8 @@ cdef extern from "backend.h":
     int64_t nc_schedule_place(nc_schedule *c, int64_t i) nogil
     void nc_schedule_close(nc_schedule *c, int64_t n) nogil
     int64_t nc_split(int64_t n, int64_t slots) nogil
+    ctypedef struct nc_path:
+        double *ends
     ctypedef struct nc_record:
         int64_t n
         int64_t lanes
@@ -88,6 +90,7 @@ cdef extern from "backend.h":
         int64_t carry_rows
         int64_t limit
         int64_t recomputed
+        nc_path *paths
         nc_schedule plan
     void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes,
                         int64_t stages, int64_t carry_rows) nogil
@@ -98,6 +101,8 @@ cdef extern from "backend.h":
                                 int64_t carry_rows) nogil
     int64_t nc_record_overhead(int64_t lanes, int64_t dim, int64_t real_bytes,
                                int64_t stages) nogil
+    int nc_record_paths(nc_record *r, int64_t first, int64_t n, int64_t period) nogil
+    const nc_path *nc_path_of(const nc_record *r, int64_t sample) nogil
     void nc_record_free(nc_record *r) nogil
     int64_t nc_record_bytes(const nc_record *r) nogil
     char *nc_record_at(const nc_record *r, int64_t i) nogil
@@ -162,6 +167,7 @@ cdef extern from "backend.h":
         double max_step
         int64_t max_steps
         const void *atol
+        double coupling
         double log2_safety
         double beta[3]
         double beta_reject
@@ -323,6 +329,19 @@ cdef extern from "backend.h":
     void nc_wait(nc_problem *p, int others) nogil
     double nc_now() nogil
     int nc_forked() nogil
+
+
+cdef extern from "lanes/walk.h":
+    ctypedef struct nc_walk:
+        int64_t step
+        double t
+        double t_new
+        double h
+        int at_stop
+        int after_stop
+        int64_t q
+    void nc_walk_begin(nc_walk *w, const nc_problem *p, int64_t b, const double *ends) nogil
+    void nc_walk_back(nc_walk *w) nogil
 
 
 cdef extern from *:
@@ -954,7 +973,7 @@ cdef class Run:
         given grid as in (`events`, `event_y`, `event_off`).
 
         control: (mode, n_sub, stop_at_outputs, error_exponent, rtol, dt, first_step, max_step,
-        max_steps, atol, *controller)."""
+        max_steps, atol, *controller, coupling)."""
         cdef nc_problem *p = &self.p
         cdef nc_control *c
         cdef int64_t B, i, n_out
@@ -988,6 +1007,7 @@ cdef class Run:
         c.beta[0], c.beta[1], c.beta[2] = control[11], control[12], control[13]
         c.beta_reject, c.factor_min, c.factor_max = control[14], control[15], control[16]
         c.log2_memory_floor = control[17]
+        c.coupling = control[18]
         n_out = p.out_off[B]
         self.y = np.empty((n_out, fields.dim), fields.dtype)
         self.ints = np.zeros((8, B), np.int64)
@@ -1057,6 +1077,10 @@ cdef class Run:
                 nc_record_overhead(p.tile, p.dim, self.be.real_bytes, stages),
                 self.sample_values.nbytes,
             )
+            for i in range(p.n_chunks if c.coupling > 0 else 0):
+                if nc_record_paths(&self.records[i], bounds[i], bounds[i + 1] - bounds[i],
+                                   max(round(5 / (1 - c.coupling)), 1)):
+                    raise MemoryError("nodecore: out of memory")
             for i, (kind, slots, n, segment) in enumerate(plans or ()):
                 if kind == NC_KEEP_ALL:
                     continue
@@ -1065,6 +1089,7 @@ cdef class Run:
 
             traced = fields.has_adjoint and p.opaque_field == NULL
             traced = traced and p.method.family == NC_EXPLICIT and p.method.stiff == NULL
+            traced = traced and c.coupling == 0
             if traced and trace_bytes > 0:
                 for i in range(p.n_chunks):
                     nc_record_keep_traces(
@@ -1247,15 +1272,44 @@ cdef class Run:
         """For each chunk the number of tile steps."""
         return [self.records[i].n for i in range(self.n_records)]
 
+    cdef tuple _walked(self):
+        """`steps` of the coupled scheme, whose records hold no entries: from the ends back."""
+        cdef nc_walk w
+        cdef int64_t b, i, chunk = 0, B = self.p.batch
+        off = np.concatenate([[0], np.cumsum(self.ints[0])]).astype(np.int64)
+        n = int(off[B])
+        sample = np.repeat(np.arange(B, dtype=np.int64), self.ints[0])
+        first, on_stop = np.empty(n, np.int64), np.empty(n, np.uint8)
+        t, h, t_new = np.empty(n), np.empty(n), np.empty(n)
+        cdef int64_t *p_first = <int64_t *> _ptr(first)
+        cdef uint8_t *p_stop = <uint8_t *> _ptr(on_stop)
+        cdef double *p_t = <double *> _ptr(t)
+        cdef double *p_h = <double *> _ptr(h)
+        cdef double *p_new = <double *> _ptr(t_new)
+        cdef const int64_t *p_off = <const int64_t *> _ptr(off)
+        for b in range(B):
+            while b >= B * (chunk + 1) // self.p.n_chunks:
+                chunk += 1
+            nc_walk_begin(&w, &self.p, b, nc_path_of(&self.records[chunk], b).ends)
+            for i in range(p_off[b + 1] - 1, p_off[b] - 1, -1):
+                nc_walk_back(&w)
+                p_first[i], p_stop[i] = w.q, w.at_stop | w.after_stop << 1
+                p_t[i], p_h[i], p_new[i] = w.t, w.h, w.t_new
+        return (sample, first, on_stop, t, h, t_new, np.zeros((n, 0), self.fields.dtype),
+                np.zeros((n, 0, self.p.dim), self.fields.dtype))
+
     def steps(self):
         """Every accepted step: arrays (sample, first output behind its start, on_stop, t, h, t_new,
         y, k), sorted by sample and time; on_stop: 1 if the step ends on a stop, plus 2 if it starts
-        on one, plus 4 if it was made by the stiff partner of the method; k (steps, stages, D): the stages, of methods that find them by iteration.
+        on one, plus 4 if it was made by the stiff partner of the method; k (steps, stages, D): the
+        stages, of methods that find them by iteration. Of the coupled scheme y has no columns.
         """
         cdef int64_t i, j, L
         cdef nc_record *r
         cdef nc_record whole
         cdef nc_problem own = self.p
+        if self.p.control.coupling > 0:
+            return self._walked()
         parts = []
         own.stop = 0
         own.deadline = INFINITY

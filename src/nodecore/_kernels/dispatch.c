@@ -347,8 +347,78 @@ char *nc_record_slot(nc_record *r, int64_t slot)
     return slot < 0 ? NULL : nc_record_at(r, slot);
 }
 
+int nc_record_paths(nc_record *r, int64_t first, int64_t n, int64_t period)
+{
+    r->first_path = first;
+    r->n_paths = n;
+    r->period = period;
+    r->paths = calloc((size_t)(n ? n : 1), sizeof(nc_path));
+    r->peak_bytes = r->path_bytes = n * (int64_t)sizeof(nc_path);
+    return r->paths ? 0 : -1;
+}
+
+/* An array of n that is to hold one more. Room doubles, so it is full when n is a power of two. */
+static void *grow(nc_record *r, void *array, int64_t n, int64_t bytes)
+{
+    if (n & (n - 1))
+        return array;
+    int64_t room = n ? 2 * n : 1;
+    void *more = realloc(array, (size_t)(room * bytes));
+    if (more) {
+        r->path_bytes += (room - n) * bytes;
+        if (r->path_bytes > r->peak_bytes)
+            r->peak_bytes = r->path_bytes;
+    }
+    return more;
+}
+
+static void *shrink(nc_record *r, void *array, int64_t n, int64_t bytes)
+{
+    int64_t room = n ? 1 : 0;
+    while (room < n)
+        room *= 2;
+    void *less = room > n ? realloc(array, (size_t)(n * bytes)) : NULL;
+    if (less)
+        r->path_bytes -= (room - n) * bytes;
+    return less ? less : array;
+}
+
+int nc_path_end(nc_record *r, int64_t sample, double t_new)
+{
+    nc_path *path = r->paths + (sample - r->first_path);
+    double *ends = grow(r, path->ends, path->n_ends, sizeof(double));
+    if (!ends)
+        return -1;
+    path->ends = ends;
+    ends[path->n_ends++] = t_new;
+    return 0;
+}
+
+char *nc_path_pair(nc_record *r, int64_t sample)
+{
+    nc_path *path = r->paths + (sample - r->first_path);
+    char *pairs = grow(r, path->pairs, path->n_pairs, 2 * r->dim * r->real_bytes);
+    if (!pairs)
+        return NULL;
+    path->pairs = pairs;
+    return nc_pair_at(r, path, path->n_pairs++);
+}
+
+void nc_path_close(nc_record *r, int64_t sample)
+{
+    nc_path *path = r->paths + (sample - r->first_path);
+    path->ends = shrink(r, path->ends, path->n_ends, sizeof(double));
+    path->pairs = shrink(r, path->pairs, path->n_pairs, 2 * r->dim * r->real_bytes);
+}
+
 void nc_record_free(nc_record *r)
 {
+    for (int64_t i = 0; i < (r->paths ? r->n_paths : 0); i++) {
+        free(r->paths[i].ends);
+        free(r->paths[i].pairs);
+    }
+    free(r->paths);
+    r->paths = NULL;
     for (int64_t i = 0; i < r->n_blocks; i++)
         nc_arena_put(r->blocks[i]);
     for (int64_t i = 0; i < r->n_trace_blocks; i++)

@@ -73,6 +73,7 @@ typedef struct {
     double rtol, dt, first_step, max_step;   /* first_step 0: chosen */
     int64_t max_steps;
     const void *atol; /* real [D] */
+    double coupling; /* 0, or l of the coupled scheme: methods/reversible.h */
     /* log2(factor) = log2_safety - sum beta_i log2(err_{n-i}); see control.py */
     double log2_safety, beta[3], beta_reject, factor_min, factor_max, log2_memory_floor;
 } nc_control;

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "backend.h"
+#include "lanes/walk.h"
 #include "simd/isa_begin.h"
 
 #define NC_REAL_IS_F64 1

@@ -4,6 +4,7 @@
 #include "methods/stage.h"
 #include "lanes/tile_memory.h"
 #include "methods/rk.h"
+#include "methods/reversible.h"
 #include "methods/newton.h"
 #include "methods/dirk.h"
 #include "methods/imex.h"
@@ -20,6 +21,7 @@
 #include "lanes/events.h"
 #include "lanes/drive.h"
 #include "lanes/reverse.h"
+#include "lanes/reversible.h"
 #include "lanes/events_reverse.h"
 
 /* The floating-point control state is the kernels' own while they run: round to nearest, no

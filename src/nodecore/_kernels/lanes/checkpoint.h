@@ -107,6 +107,27 @@ static int FN(record)(FN(lanes) *s)
     return 0;
 }
 
+/* Behind a step of the coupled scheme: what is needed to undo it. Rounding grows by 1/l a step undone, so
+ * both states are kept from time to time. Non-zero when memory is out. */
+static int FN(keep_pair)(FN(lanes) *s, int64_t l, int done)
+{
+    FN(tile) *T = &s->tile;
+    nc_record *r = s->record;
+    int64_t b = T->sample[l], D = T->p->dim;
+    if (T->p->control.mode == NC_ADAPTIVE && nc_path_end(r, b, T->t[l]))
+        return 1;
+    if (!done && s->accepted[l] % r->period)
+        return 0;
+    REAL *pair = (REAL *)nc_path_pair(r, b);
+    if (!pair)
+        return 1;
+    FN(lane_out)(pair, T->y, D, s->L, l);
+    FN(lane_out)(pair + D, T->z, D, s->L, l);
+    if (done)
+        nc_path_close(r, b);
+    return 0;
+}
+
 enum {
     FN(MORE_ACTIVE) = 1,
     FN(MORE_FIRST) = 2,

@@ -3,19 +3,6 @@
 
 /* ---- A tile step ---------------------------------------------------------------------------- */
 
-/* A step of a given grid whose nodes have moved. Between two nodes that are given steps keep their
- * fractions of the interval, up to an event and up to the end they keep their sizes. */
-static void FN(move_step)(FN(lanes) *s, int64_t l, const double node[4])
-{
-    FN(tile) *T = &s->tile;
-    double lo = node[0], lo_new = isnan(node[1]) ? s->ev.node[l] : node[1], hi = node[2];
-    double ratio = isnan(hi) ? 1 : (node[3] - lo_new) / (hi - lo);
-    if (ratio == 1 && lo_new == lo)
-        return;
-    T->h[l] *= ratio;
-    T->t_new[l] = T->t_new[l] == hi ? node[3] : lo_new + (T->t_new[l] - lo) * ratio;
-}
-
 /* Chooses h and t_new of a live lane; 0 or the status that ends it. */
 static int FN(propose)(FN(lanes) *s, int64_t l)
 {
@@ -54,6 +41,8 @@ static int FN(propose)(FN(lanes) *s, int64_t l)
         }
         T->h[l] = h;
         T->t_new[l] = t + h;
+        if (T->z)
+            T->h[l] = s->h_free[l] = T->t_new[l] - t; /* going back, it follows from the ends */
         if (fabs(h) < 10 * DBL_EPSILON * fabs(t) || t + h == t)
             return s->trouble[l] ? s->trouble[l] : NC_STEP_UNDERFLOW;
     } else if (c->mode == NC_FIXED_DT) {
@@ -78,7 +67,7 @@ static int FN(propose)(FN(lanes) *s, int64_t l)
         T->h[l] = p->grid_h[at];
         T->t_new[l] = p->grid[at];
         if (p->grid_nodes)
-            FN(move_step)(s, l, p->grid_nodes[at]);
+            nc_move_step(p->grid_nodes[at], s->ev.node, l, T->h + l, T->t_new + l);
         while (s->stop[l] < s->n_stop[l] && T->h[l] * (p->stops[s->stop[l]] - t) <= 0)
             s->stop[l]++; /* the grid was moved away from it */
         T->at_stop[l] = s->stop[l] < s->n_stop[l] && T->t_new[l] == p->stops[s->stop[l]];
@@ -150,6 +139,8 @@ static void FN(refresh)(FN(lanes) *s)
 {
     FN(tile) *T = &s->tile;
     int any = 0;
+    if (T->z)
+        return; /* its steps begin with an evaluation of their own */
     for (int64_t l = 0; l < s->L; l++) {
         s->fresh_mask[l] = s->fresh[l] && T->active[l] ? -1 : 0;
         any |= s->fresh_mask[l] != 0;
@@ -267,6 +258,17 @@ static void FN(switch_method)(FN(lanes) *s, int64_t l)
     }
 }
 
+/* Of the coupled scheme: has the parasitic mode grown too large? Then the sample ends. A given grid is
+ * gone through whatever happens, so long as the numbers are finite. */
+static int FN(fell_apart)(FN(lanes) *s, int64_t l)
+{
+    int replay = s->tile.p->control.mode == NC_REPLAY;
+    if (replay ? s->apart[l] < HUGE_VAL : s->apart[l] <= 1)
+        return 0;
+    FN(finish_sample)(s, l, replay ? NC_NON_FINITE : NC_UNSTABLE);
+    return 1;
+}
+
 /* One step of every live lane; 0, or why to stop. */
 static int FN(tile_step)(FN(lanes) *s)
 {
@@ -329,7 +331,7 @@ static int FN(tile_step)(FN(lanes) *s)
         any_accepted += ok;
         all_accepted &= ok;
         int exact; /* does this lane read its step stage's derivative, whatever the others do? */
-        int finish = ok && FN(method_finishes)(FN(maker)(T, l)->method) && (c->mode == NC_REPLAY || T->t_new[l] != s->t_end[l] ||
+        int finish = ok && !T->z && FN(method_finishes)(FN(maker)(T, l)->method) && (c->mode == NC_REPLAY || T->t_new[l] != s->t_end[l] ||
                             (FN(output_due)(s, l, &exact) && !exact));
         need_finish |= finish;
         s->reads_finish[l] = (uint8_t)(finish_first || finish);
@@ -346,7 +348,7 @@ static int FN(tile_step)(FN(lanes) *s)
     }
 
     int finished = finish_first || (FN(method_finishes)(m) && need_finish);
-    if (adaptive && m->twin && !T->other && finished && ++s->steps_made % FN(MEASURE_EVERY) == 0)
+    if (adaptive && m->twin && !T->other && !T->z && finished && ++s->steps_made % FN(MEASURE_EVERY) == 0)
         FN(look_for_stiffness)(s);
 
     int stop = 0;
@@ -354,7 +356,7 @@ static int FN(tile_step)(FN(lanes) *s)
     if (any_accepted) {
         if (p->events.n)
             stop = FN(step_events)(s);
-        if (s->record && !stop)
+        if (s->record && !stop && !T->z)
             stop = FN(record)(s);
         FN(emit)(s);
         if (all_accepted) {
@@ -365,6 +367,8 @@ static int FN(tile_step)(FN(lanes) *s)
             FN(select_lanes)(T->y, T->y1, s->mask, D, L);
         }
         FN(method_advance)(T, s->mask, all_accepted);
+        if (T->z)
+            FN(coupled_apart)(T, s->part, s->tmp, s->pad, s->apart);
         if (p->events.n)
             FN(enter_cuts)(s);
     }
@@ -411,6 +415,11 @@ static int FN(tile_step)(FN(lanes) *s)
             s->fresh[l] = 1;
         }
         T->t[l] = end;
+        if (T->z) {
+            s->fev[l] += m->n_step - 1; /* of the way back */
+            if (FN(fell_apart)(s, l))
+                continue;
+        }
         if (cut) {
             s->fresh[l] = 1;
             s->ev.node[l] = end;
@@ -423,6 +432,8 @@ static int FN(tile_step)(FN(lanes) *s)
         int done = c->mode == NC_REPLAY
                        ? s->count[l] == p->grid_off[T->sample[l] + 1] - p->grid_off[T->sample[l]]
                        : T->t[l] == s->t_end[l];
+        if (T->z && s->record && FN(keep_pair)(s, l, done))
+            stop = NC_STOP_MEMORY;
         if (done)
             FN(finish_sample)(s, l, NC_OK);
     }
@@ -522,6 +533,8 @@ static void FN(start_chunk)(FN(lanes) *s, int64_t chunk)
     int64_t b = s->shared ? 0 : s->next;
     for (int64_t l = 0; l < s->L; l++) {
         FN(lane_in)(s->tile.y, (const REAL *)p->y0 + b * p->dim, p->dim, s->L, l);
+        if (s->tile.z)
+            FN(lane_in)(s->tile.z, (const REAL *)p->y0 + b * p->dim, p->dim, s->L, l);
         s->tile.t[l] = p->t[p->t_off[b]];
         s->tile.h[l] = 0;
         s->tile.sample[l] = b;

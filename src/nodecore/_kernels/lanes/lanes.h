@@ -39,6 +39,7 @@ typedef struct {
     uint8_t *trouble;   /* why the last try was rejected, if not by its error: enum nc_status */
     RINT *mask, *fresh_mask;
     double *t_end, *dir, *h_next, *h_free;
+    double *apart; /* of the coupled scheme: how far y and z are apart */
     double *err, *log_err, *log_err1, *log_err2, *rejected_before, *factor, *theta, *part, *tmp;
     REAL *dense;
     double *reach; /* up to where the step's outputs are due: t_new, or an event's time */
@@ -98,6 +99,7 @@ static size_t FN(lanes_memory)(FN(lanes) *s, char *base)
     NC_TAKE(s->dir, n);
     NC_TAKE(s->h_next, n);
     NC_TAKE(s->h_free, n);
+    NC_TAKE(s->apart, n);
     NC_TAKE(s->err, n);
     NC_TAKE(s->log_err, n);
     NC_TAKE(s->log_err1, n);
@@ -137,7 +139,7 @@ static void FN(open_dense)(FN(lanes) *s)
     if (!s->finished && FN(method_finishes)(m))
         FN(method_finish)(&s->tile);
     if (m->n_stages > m->n_step)
-        FN(rk_dense_stages)(&s->tile);
+        FN(method_dense_stages)(&s->tile);
     s->finished = s->opened = 1;
 }
 
@@ -352,6 +354,8 @@ static int FN(load_lane)(FN(lanes) *s, int64_t l)
         int64_t j = s->q_pos++, b = s->queue[j];
         FN(lane_copy)(T->y, l, s->queue_y, j, D, L);
         FN(lane_copy)(T->k[0], l, s->queue_k, j, D, L);
+        if (T->z)
+            FN(lane_copy)(T->z, l, s->queue_y, j, D, L);
         FN(lane_copy)(T->base[NC_SP_S], l, s->queue_s, j, p->n_sample, L);
         FN(bind_lane)(s, l, b);
         T->active[l] = 1;

@@ -27,6 +27,11 @@ typedef struct {
     REAL *lambda, *sum, *kappa, *lambda_n, *sbar_stage, *args, *args_out, *carried;
     REAL *kbar[NC_MAX_STAGES], *stiff_kbar[NC_MAX_STAGES], *ybar[NC_MAX_STAGES], *stiff_sum;
     double *sample_bar; /* [samples of the chunk][n_sample] */
+    REAL *z_bar, *lambda_z; /* of the coupled scheme, reversible.h; else NULL */
+    nc_walk *walk;
+    int32_t *q_start;
+    uint8_t *flags; /* of the steps in hand: none */
+    double *turned_time, *turned_size;
     nc_sinks sinks, sample_sinks, second_sinks, event_sinks; /* of reverse, sample_reverse, second,
                                                                 events.spread */
 } FN(back);
@@ -77,6 +82,15 @@ static size_t FN(back_memory)(FN(back) *s, char *base, int64_t chunk_samples,
             NC_TAKE(s->stiff_kbar[i], rows);
     }
     NC_TAKE(s->sample_bar, chunk_samples * p->n_sample);
+    if (p->control.coupling > 0) {
+        NC_TAKE(s->z_bar, rows);
+        NC_TAKE(s->lambda_z, rows);
+        NC_TAKE(s->walk, n);
+        NC_TAKE(s->q_start, n);
+        NC_TAKE(s->flags, n);
+        NC_TAKE(s->turned_time, n);
+        NC_TAKE(s->turned_size, n);
+    }
     NC_TAKE(s->sinks.panels, p->n_panels);
     NC_TAKE(s->sample_sinks.panels, p->n_sample_panels);
     NC_TAKE(s->second_sinks.panels, p->n_second_panels);
@@ -168,6 +182,24 @@ static int FN(enter)(FN(back) *s, const nc_record *r, const char *e)
     return 1;
 }
 
+/* The coupled scheme's outputs have a term more, theta (1 - l) (z - y): gives its share of the cotangent
+ * dy to lambda_z, where the output is interpolated, and returns dy times its derivative in theta. */
+static double FN(pull_apart)(FN(back) *s, int64_t l, const REAL *dy)
+{
+    FN(tile) *T = &s->tile;
+    int64_t D = T->p->dim, L = s->L;
+    REAL pull = FN(pull_to_z)(T), share = pull * (REAL)s->theta[l];
+    double slope = 0;
+    for (int64_t i = 0; i < D; i++) {
+        slope += (double)dy[i] * (double)(pull * T->apart[i * L + l]);
+        if (s->pending[l] == 1) {
+            s->lambda_z[i * L + l] += share * dy[i];
+            s->lambda_n[i * L + l] -= share * dy[i];
+        }
+    }
+    return slope;
+}
+
 /* What the outputs within the step, and events, give to its stages: nothing yet. With want_t the trace of
  * all stages is made. */
 static void FN(open_stages)(FN(back) *s)
@@ -181,6 +213,8 @@ static void FN(open_stages)(FN(back) *s)
     for (int i = 0; T->other && i < T->other->method->n_stages; i++)
         memset(s->stiff_kbar[i], 0, bytes);
     memset(s->lambda_n, 0, bytes);
+    if (s->lambda_z)
+        memset(s->lambda_z, 0, bytes);
 }
 
 /* Gives component i of a cotangent of the dense output, with weights w, to the stages. */
@@ -256,6 +290,8 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
             double slope = 0; /* dy . sum b_i'(theta) k_i */
             for (int64_t i = 0; i < D && s->want_t; i++)
                 slope += (double)dy[row * D + i] * FN(dense_slope)(s, l, i, dw);
+            if (T->z)
+                slope += FN(pull_apart)(s, l, dy + row * D) / T->h[l];
             if (s->pending[l] == 1)
                 for (int64_t i = 0; i < D; i++)
                     FN(to_stages)(s, l, i, w, dy[row * D + i]);
@@ -279,6 +315,15 @@ static double FN(close_interval)(FN(back) *s, const nc_backward *g, int64_t l, d
         g->t_bar[s->hi_row[l]] += s->moved[l] - bar;
     s->moved[l] = s->stretched[l] = 0;
     return bar;
+}
+
+/* The cotangents of the start and the size of the lane's step. */
+static void FN(gain_times)(FN(back) *s, int64_t l, double T_n, double H_n)
+{
+    FN(tile) *T = &s->tile;
+    s->moved[l] += T_n;
+    if (!s->held[l])
+        s->stretched[l] += (s->hi[l] - T->t[l]) * T_n - FN(maker)(T, l)->h[l] * H_n;
 }
 
 /* The step that is entered may end on a node of the grid whose time is given: an output, or a stop. */
@@ -345,6 +390,25 @@ static int FN(split_lanes)(FN(back) *s)
         if (T->stiff[l])
             T->h[l] = 0;
     return stiff;
+}
+
+/* The sample's first step is done: the cotangents of t0, of y0 (lambda), and of its values of S. */
+static void FN(give_back)(FN(back) *s, const nc_backward *g, int64_t l, int64_t first_sample)
+{
+    const nc_problem *p = s->tile.p;
+    int64_t b = s->cur[l], D = p->dim, L = s->L;
+    if (g->want_t)
+        g->t_bar[p->out_off[b]] += FN(close_interval)(s, g, l, s->tile.t[l]);
+    REAL *out = (REAL *)g->y0_bar + b * D;
+    const REAL *dy = (const REAL *)g->dy + p->out_off[b] * D;
+    for (int64_t i = 0; i < D; i++) { /* the first outputs are y0 itself */
+        REAL sum = s->lambda[i * L + l];
+        for (int64_t j = 0; j < s->q[l]; j++)
+            sum += dy[j * D + i];
+        out[i] = sum;
+    }
+    for (int64_t i = 0; i < p->n_sample; i++)
+        s->sample_bar[(b - first_sample) * p->n_sample + i] = s->sbar[i * L + l];
 }
 
 /* One entry backwards. Returns the first lane whose cotangent is not finite, or -1. */
@@ -417,26 +481,10 @@ static int64_t FN(back_step)(FN(back) *s, const nc_backward *g, const nc_record 
             continue;
         if (s->bad[l])
             return l;
-        s->moved[l] += s->time_sum[l];
-        if (!s->held[l])
-            s->stretched[l] +=
-                (s->hi[l] - T->t[l]) * s->time_sum[l] - FN(maker)(T, l)->h[l] * s->size_sum[l];
+        FN(gain_times)(s, l, s->time_sum[l], s->size_sum[l]);
         s->q[l] = q[l];
-        if (flags[l] & NC_LANE_FIRST) {
-            int64_t b = s->cur[l];
-            if (g->want_t)
-                g->t_bar[p->out_off[b]] += FN(close_interval)(s, g, l, T->t[l]);
-            REAL *out = (REAL *)g->y0_bar + b * D;
-            const REAL *dy = (const REAL *)g->dy + p->out_off[b] * D;
-            for (int64_t i = 0; i < D; i++) { /* the first outputs are y0 itself */
-                REAL sum = s->lambda[i * L + l];
-                for (int64_t j = 0; j < q[l]; j++)
-                    sum += dy[j * D + i];
-                out[i] = sum;
-            }
-            for (int64_t i = 0; i < p->n_sample; i++)
-                s->sample_bar[(b - first_sample) * p->n_sample + i] = s->sbar[i * L + l];
-        }
+        if (flags[l] & NC_LANE_FIRST)
+            FN(give_back)(s, g, l, first_sample);
     }
     return -1;
 }
@@ -654,6 +702,8 @@ static int FN(unroll)(nc_problem *p, int64_t chunk, nc_record *out)
     return failed;
 }
 
+static int FN(back_paths)(FN(back) *s, nc_backward *g, int64_t chunk, int64_t begin, int64_t end);
+
 static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
 {
     FN(tile) *T = &s->tile;
@@ -681,7 +731,9 @@ static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
     FN(method_reset)(T);
     FN(method_aim)(T, s->sinks.acc);
     memset(s->sbar, 0, (size_t)(p->n_sample * s->L) * sizeof(double));
-    if (r->limit ? FN(back_scheduled)(s, g, chunk, begin) : FN(back_all)(s, g, chunk, begin))
+    if (r->paths    ? FN(back_paths)(s, g, chunk, begin, end)
+        : r->limit ? FN(back_scheduled)(s, g, chunk, begin)
+                   : FN(back_all)(s, g, chunk, begin))
         return;
     FN(method_settle)(T);
     FN(back_samples)(s, g, begin, end);

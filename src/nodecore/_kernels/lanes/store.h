@@ -24,6 +24,15 @@ typedef struct {
     int32_t complete, unused;
 } nc_carry;
 
+/* Of the coupled scheme, which is undone step by step, a record holds no entries but one path a sample:
+ * the pair of states (y, z), real [2][D], behind every `period` steps and behind the last, and the end of
+ * each step where the grid is not known from the inputs. */
+typedef struct {
+    double *ends;
+    char *pairs;
+    int64_t n_ends, n_pairs;
+} nc_path;
+
 typedef struct {
     int64_t n, lanes, dim, real_bytes;
     int64_t entry_bytes, per_block, n_blocks, cap_blocks;
@@ -40,6 +49,8 @@ typedef struct {
     int64_t trace_stages, trace_stage_bytes, trace_off_res;
     char **trace_blocks;
     nc_schedule plan;
+    nc_path *paths; /* of the samples first_path .., or NULL */
+    int64_t first_path, n_paths, period, path_bytes;
     char *last; /* the entry of the last step made, without a carry, kept beside the slots */
     int64_t last_bytes;
     int64_t recomputed; /* lane steps made again by the last backward pass */
@@ -75,12 +86,30 @@ char *nc_record_trace(nc_record *r, int64_t i);
 char *nc_record_push(nc_record *r);
 /* The slot's memory, or NULL when memory is out. */
 char *nc_record_slot(nc_record *r, int64_t slot);
+/* Makes the record one of `n` paths; 0, or -1 when memory is out. */
+int nc_record_paths(nc_record *r, int64_t first, int64_t n, int64_t period);
+/* The step's end behind those of a path; 0, or -1 when memory is out. */
+int nc_path_end(nc_record *r, int64_t sample, double t_new);
+/* Room for one more pair of a path, or NULL when memory is out. */
+char *nc_path_pair(nc_record *r, int64_t sample);
+/* Gives back what a path was given in advance. */
+void nc_path_close(nc_record *r, int64_t sample);
 void nc_record_free(nc_record *r);
 int64_t nc_record_bytes(const nc_record *r);
 
 static inline char *nc_record_at(const nc_record *r, int64_t i)
 {
     return r->blocks[i / r->per_block] + (i % r->per_block) * r->entry_bytes;
+}
+
+static inline const nc_path *nc_path_of(const nc_record *r, int64_t sample)
+{
+    return r->paths + (sample - r->first_path);
+}
+
+static inline char *nc_pair_at(const nc_record *r, const nc_path *path, int64_t i)
+{
+    return path->pairs + i * 2 * r->dim * r->real_bytes;
 }
 
 static inline char *nc_trace_at(const nc_record *r, int64_t i)

@@ -70,6 +70,11 @@ static size_t FN(tile_memory)(FN(tile) *s, char *base, int backward)
     NC_TAKE(s->base[NC_SP_CURVE], (int64_t)p->curve.rows * L + FN(SLACK));
     NC_TAKE(s->piece, lanes);
     s->base[NC_SP_U] = (REAL *)p->uniform;
+    if (p->control.coupling > 0) {
+        NC_TAKE(s->z, rows);
+        NC_TAKE(s->apart, rows);
+        NC_TAKE(s->minus_h, lanes);
+    }
     if (m->family == NC_SPLIT)
         return FN(split_memory)(s, base, used, backward);
     if (m->family == NC_EXPM)

@@ -78,6 +78,10 @@ static void FN(method_step)(FN(tile) *s, double *part)
         FN(auto_step)(s, part);
         return;
     }
+    if (s->z) {
+        FN(coupled_step)(s);
+        return;
+    }
     switch (s->method->family) {
     case NC_EXPLICIT:
         FN(rk_step)(s);
@@ -110,10 +114,12 @@ static int FN(error_reads_finish)(const nc_tableau *m)
     return FN(method_finishes)(m) && FN(rk_error_reads_finish)(m);
 }
 
-/* The next step's first derivative. */
+/* The derivative of the step stage: the next step's first, but for the coupled scheme. */
 static void FN(method_finish)(FN(tile) *s)
 {
-    if (FN(any_explicit)(s))
+    if (s->z)
+        FN(coupled_stages)(s, s->method->n_step - 1, s->method->n_step);
+    else if (FN(any_explicit)(s))
         FN(rk_finish)(s);
 }
 
@@ -121,6 +127,10 @@ static void FN(method_finish)(FN(tile) *s)
  * both parts); all: every lane moved. */
 static void FN(method_advance)(FN(tile) *s, const RINT *moved, int all)
 {
+    if (s->z) {
+        FN(coupled_advance)(s, moved);
+        return;
+    }
     int n = s->method->n_step, parts = s->method->family == NC_IMEX ? 2 : 1;
     for (int i = 0; i < parts; i++) {
         REAL **first = s->k + i * (n / parts), **last = s->k + (i + 1) * (n / parts) - 1;
@@ -214,10 +224,19 @@ static int64_t FN(method_work)(FN(tile) *s, int64_t l, int64_t *jev, int64_t *fa
 {
     s = FN(maker)(s, l);
     if (s->method->family == NC_EXPLICIT)
-        return s->method->n_step - 2;
+        return s->z ? s->method->n_step - 1 : s->method->n_step - 2;
     *jev += s->n.jev[l];
     *factored += s->n.factored[l];
     return s->n.fev[l];
+}
+
+/* The stages that only the dense output reads. */
+static void FN(method_dense_stages)(FN(tile) *s)
+{
+    if (s->z)
+        FN(coupled_stages)(s, s->method->n_step, s->method->n_stages);
+    else
+        FN(rk_dense_stages)(s);
 }
 
 /* out = y(t + theta h), lane by lane; theta 0 where a lane wants nothing. */
@@ -225,6 +244,8 @@ static void FN(method_dense)(FN(tile) *s, const double *theta, REAL *out)
 {
     if (FN(any_explicit)(s))
         FN(dense)(s, theta, out);
+    if (s->z)
+        FN(add_apart)(s, theta, out);
     if (!s->other)
         return;
     FN(dense)(s->other, theta, s->other->n.rest);

@@ -303,7 +303,7 @@ enum { FN(NEWTON_MOST) = 14, FN(NEWTON_STRICT_MOST) = 50 };
 static double FN(newton_kappa)(const nc_control *c)
 {
     double floor = 10 * (double)R_EPS / c->rtol;
-    return floor > 1e-5 ? floor : 1e-5;
+    return floor > 1e-6 ? floor : 1e-6;
 }
 
 /* The size of corrections without a tolerance: relative to each component, or to 1e-10 of the largest. */
@@ -341,15 +341,15 @@ static int FN(newton_verdict)(FN(newton) *n, int64_t l, int it, double kappa)
     double theta = size / n->size_before[l];
     if (theta > n->rate[l])
         n->rate[l] = theta;
-    if (theta >= 0.99)
-        return size < kappa ? 1 : -1;
+    if (theta >= 0.99) /* the first correction may be short by chance */
+        return size < kappa ? 1 : it > 1 ? -1 : 0;
     eta = n->eta[l] = theta / (1 - theta);
     if (eta * size < kappa)
         return 1;
     double left = eta * size;
     for (int i = it + 1; i < FN(NEWTON_MOST); i++)
         left *= theta;
-    return left < kappa ? 0 : -1;
+    return left < kappa || it == 1 ? 0 : -1;
 }
 
 /* Without a tolerance: until rounding. 2: the matrix should be taken at the iterate. */

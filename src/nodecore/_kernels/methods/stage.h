@@ -50,6 +50,8 @@ typedef struct FN(tile_) {
     double *hits, *rho;      /* for the choice: successive steps that speak for the other method */
     int64_t L;
     REAL *y, *y1, *stage;    /* state, new state, a stage's argument */
+    REAL *z, *apart;         /* of the coupled scheme: the second state, and z - y; else NULL */
+    double *minus_h;
     REAL *k[NC_MAX_STAGES];  /* stage derivatives */
     REAL *time;              /* the stage's time, rounded to the element type */
     double *t, *h, *t_new;   /* the step: from, size, to */
