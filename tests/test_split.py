@@ -481,6 +481,10 @@ MESSAGES = [
     (lambda: nc.solve(nc.Split(push, push, scheme="lie"), Y0, T), "no error estimate"),
     (lambda: nc.solve(nc.Split(push, push), Y0, T, dense=True, steps=2), "no interpolant"),
     (lambda: nc.solve(nc.Split(push, push), Y0, T, adjoint="continuous", steps=2), "continuous"),
+    (
+        lambda: nc.solve(nc.Split(push, push), Y0, T, adjoint="reversible", steps=2),
+        "explicit method",
+    ),
     (lambda: nc.solve(nc.Split(push, push, push), Y0, T, method="kencarp4"), "two parts"),
     (lambda: nc.solve(push, Y0, T, method="kencarp4"), "nc.Split"),
     (lambda: nc.solve(push, Y0, T, method="etdrk4"), "nc.Split"),
