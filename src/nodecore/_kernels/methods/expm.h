@@ -236,8 +236,13 @@ static void FN(expm_apply)(FN(tile) *s, int kind, double fraction, const REAL *y
             h[l] = (REAL)s->h[l];
         if (L == 1)
             for (int64_t r = 0; r < D; r += VL) {
-                int n = D - r < VL ? (int)(D - r) : VL;
-                vstore_n(out + r, v_exp(vload_n(a + r, n) * vset1(h[0])) * vload_n(y + r, n), n);
+                int n = D - r < VL ? (int)(D - r) : VL; /* vload_n is for less than a vector */
+                VF rate = n < VL ? vload_n(a + r, n) : vload(a + r);
+                VF value = v_exp(rate * vset1(h[0])) * (n < VL ? vload_n(y + r, n) : vload(y + r));
+                if (n < VL)
+                    vstore_n(out + r, value, n);
+                else
+                    vstore(out + r, value);
             }
         else
             for (int64_t l = 0; l < L; l += VL)
