@@ -1,6 +1,9 @@
 """Splitting, exponentials and additive methods: orders, exactness, gradients, bits, messages."""
 
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -510,3 +513,24 @@ def test_forward_mode_says_what_it_needs():
         sol = nc.solve(nc.Split(nc.linear(A), push), Y0, T, adjoint="discrete", **options)
         with pytest.raises(nc.GradientError, match="Split"):
             sol.jvp(dy0=Y0)
+
+
+@pytest.mark.skipif("NODECORE_ISA" in os.environ, reason="this is the run with another ISA")
+@pytest.mark.parametrize("isa", nc.show_config()["isa_available"])
+def test_every_instruction_set(isa):
+    """Exactness, bits and gradients again, with the instruction set forced and seen active."""
+    if isa == nc.show_config()["isa"]:
+        pytest.skip("this is the default: the tests above ran with it")
+    code = (
+        "import nodecore as nc, pytest, sys; "
+        f"assert nc.show_config()['isa'] == {isa!r}; "
+        "sys.exit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', *sys.argv[1:]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "-k", "exact or bits or kencarp4 or etdrk4", __file__],
+        env={**os.environ, "NODECORE_ISA": isa},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
