@@ -788,7 +788,7 @@ cdef class Fields:
         self.proto.n_parts = len(parts)
         self.composition.few_sizes = any(
             part.matrix is not None and part.matrix.kind == "dense"
-            for part, m in zip(parts, methods)
+            for part in parts
         )
         if self.tableau.family == NC_IMEX:  # evaluated through one tile: see methods/imex.h
             p, q = &self.part_protos[0], &self.part_protos[1]
@@ -929,7 +929,7 @@ def times_ok(t):
 cdef class Run:
     """One solve: owns (or shares) its inputs, its results and the record of its steps.
 
-    `events`, `event_y`, `event_off`: the events that happened, sorted by sample and time (an array of
+    `events`, `event_y`, `event_off`: the events that happened, sorted by sample and time (array of
     EVENT, (n, dim) states, (B + 1,) offsets); None where none were asked for.
     """
     cdef nc_problem p
@@ -1108,7 +1108,9 @@ cdef class Run:
         """Sorts what was found; the backward pass, and steps made again, look it up."""
         cdef int64_t n = self.found.n, B = self.p.batch
         if n:
-            whole = PyMemoryView_FromMemory(<char *> self.found.items, n * sizeof(nc_event), PyBUF_READ)
+            whole = PyMemoryView_FromMemory(
+                <char *> self.found.items, n * sizeof(nc_event), PyBUF_READ
+            )
             items = np.frombuffer(whole, EVENT)
             whole = PyMemoryView_FromMemory(self.found.y, n * self.found.row_bytes, PyBUF_READ)
             y = np.frombuffer(whole, self.fields.dtype).reshape(n, self.fields.dim)
@@ -1359,7 +1361,8 @@ cdef object _entries(char *block, int64_t n, nc_record *r, dtype):
         return view(off, kind, 1)[step, 0, lane]
 
     return (number(0, np.int32).astype(np.int64), number(r.off_q, np.int32).astype(np.int64),
-            flags[step, lane] >> 3 & 3 | flags[step, lane] >> 4 & 4, number(r.off_t, np.float64), number(r.off_h, np.float64),
+            flags[step, lane] >> 3 & 3 | flags[step, lane] >> 4 & 4,
+            number(r.off_t, np.float64), number(r.off_h, np.float64),
             number(r.off_t_new, np.float64), view(r.off_y, dtype, r.dim)[step, :, lane],
             view(r.off_stages, dtype, r.stages * r.dim)[step, :, lane].reshape(
                 len(step), r.stages, r.dim))
