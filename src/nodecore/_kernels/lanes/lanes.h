@@ -208,7 +208,8 @@ static void FN(initial_step)(FN(lanes) *s)
         double h1 = d0[l] <= 1e-15 ? fmax(1e-6, h0[l] * 1e-3) : d1[l];
         if (!(d0[l] < HUGE_VAL))
             h1 = h0[l];
-        s->queue_h[l] = fmin(100 * h0[l], h1);
+        double t0 = fabs(p->t[p->t_off[s->queue[l]]]);
+        s->queue_h[l] = fmax(fmin(100 * h0[l], h1), 100 * DBL_EPSILON * t0); /* t must move */
     }
 }
 
