@@ -248,7 +248,7 @@ def to_goal(
                 chosen[name] = {"rtol": rtol, "error": error}
                 break
         else:
-            reason = f"not reached at {rtol:.1e}{reason}"
+            reason = f"not reached at {rtol:.1e}{reason}".splitlines()[0]
         if name in chosen:
             reason = f"rtol {chosen[name]['rtol']:.1e}, error {chosen[name]['error']:.1e}"
         else:
