@@ -223,6 +223,31 @@ static void FN(refine_opaque)(FN(tile) *s, const FN(cotangents) *c, int first, i
     }
 }
 
+/* Pulls kappa of the implicit stage i back. Of the last stage, what the next step gave to its first does
+ * not scale with this step's size. own is scratch. */
+static void FN(pull_implicit)(FN(tile) *s, const FN(cotangents) *c, int i, REAL *kappa, REAL *own,
+                              int *done)
+{
+    int64_t n = s->p->dim * s->L;
+    FN(pull_stage)(s, c, i, kappa, c->ybar[i]);
+    done[i] = 1;
+    memcpy(own, kappa, (size_t)n * sizeof(REAL));
+    if (i == s->method->n_stages - 1 && c->size_sum)
+        for (int64_t r = 0; r < n; r++)
+            own[r] -= c->carried[r];
+    FN(add_size)(s, c, own, s->k[i]);
+}
+
+/* The first stage, and the sum over all, once the implicit ones are done. own is scratch. */
+static void FN(close_reverse)(FN(tile) *s, const FN(cotangents) *c, REAL *own, int *done)
+{
+    int n = s->method->n_stages;
+    if (!FN(stage_cotangent)(s, c, 0, n, done, own))
+        memset(own, 0, (size_t)(s->p->dim * s->L) * sizeof(REAL));
+    FN(first_stage)(s, c, own, done);
+    FN(sum_stages)(s, c, n, done);
+}
+
 /*   (I - h gamma J_i^T) kappa_i = kbar_i + h b_i lambda + sum_{j>i} h a_ji ybar_j,  ybar_i = J_i^T kappa_i
  *
  * with J_i at the stage itself; the last stage also has what the next step gave to its first. */
@@ -256,16 +281,7 @@ static void FN(dirk_reverse)(FN(tile) *s, const FN(cotangents) *c)
         FN(keep_moved)(s, c->kappa, c->moved);
         if (s->p->opaque_field)
             FN(refine_opaque)(s, c, i, 1, &c->kappa, &n->z, n->lu, n->piv, n->rest);
-        FN(pull_stage)(s, c, i, c->kappa, c->ybar[i]);
-        done[i] = 1;
-        memcpy(own, c->kappa, (size_t)(D * L) * sizeof(REAL));
-        if (i == last && c->size_sum)
-            for (int64_t r = 0; r < D * L; r++)
-                own[r] -= c->carried[r];
-        FN(add_size)(s, c, own, s->k[i]);
+        FN(pull_implicit)(s, c, i, c->kappa, own, done);
     }
-    if (!FN(stage_cotangent)(s, c, 0, m->n_stages, done, own))
-        memset(own, 0, (size_t)(D * L) * sizeof(REAL));
-    FN(first_stage)(s, c, own, done);
-    FN(sum_stages)(s, c, m->n_stages, done);
+    FN(close_reverse)(s, c, own, done);
 }

@@ -7,13 +7,6 @@ static int FN(iterates)(const nc_tableau *m)
     return m->family == NC_DIRK || m->family == NC_RADAU || m->family == NC_IMEX;
 }
 
-/* Arrays of the state's shape that the next step of an iterating method reads: its first derivative,
- * where J was taken, and the stages before; of an additive method both first derivatives. */
-static int64_t FN(carry_rows)(const nc_tableau *m)
-{
-    return m->family == NC_RADAU ? 5 : m->family == NC_IMEX ? 3 : m->family == NC_DIRK ? 2 : 0;
-}
-
 /* Lanes of a tile whose lanes are the columns of one Jacobian. */
 static int64_t FN(column_lanes)(int64_t D)
 {

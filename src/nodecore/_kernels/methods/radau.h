@@ -215,18 +215,7 @@ static void FN(radau_reverse)(FN(tile) *s, const FN(cotangents) *c)
         FN(keep_moved)(s, kappas[i], c->moved);
     if (s->p->opaque_field)
         FN(refine_opaque)(s, c, 1, 3, kappas, rights, n->big_lu, n->big_piv, n->big_matrix);
-    for (int i = 3; i > 0; i--) {
-        REAL *kappa = kappas[i - 1];
-        FN(pull_stage)(s, c, i, kappa, c->ybar[i]);
-        done[i] = 1;
-        memcpy(own, kappa, (size_t)(D * L) * sizeof(REAL));
-        if (i == 3 && c->size_sum)
-            for (int64_t r = 0; r < D * L; r++)
-                own[r] -= c->carried[r];
-        FN(add_size)(s, c, own, s->k[i]);
-    }
-    if (!FN(stage_cotangent)(s, c, 0, m->n_stages, done, own))
-        memset(own, 0, (size_t)(D * L) * sizeof(REAL));
-    FN(first_stage)(s, c, own, done);
-    FN(sum_stages)(s, c, m->n_stages, done);
+    for (int i = 3; i > 0; i--)
+        FN(pull_implicit)(s, c, i, kappas[i - 1], own, done);
+    FN(close_reverse)(s, c, own, done);
 }
