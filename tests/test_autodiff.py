@@ -7,7 +7,7 @@ from strategies import fields
 
 from nodecore import tree
 from nodecore.ir import autodiff
-from nodecore.ir.graph import PARAMS, SAMPLE, STEP, Graph
+from nodecore.ir.graph import PARAMS, SAMPLE, STEP, Graph, reachable
 from nodecore.ir.numpy_eval import evaluate
 from nodecore.ir.ops import ARITY, OPS
 from nodecore.ir.trace import NOTHING, spec_of, trace_field
@@ -395,6 +395,81 @@ def test_divergence(fun):
 
 
 W1 = RNG.normal(size=(3, 4))
+
+
+_MORE = np.random.default_rng(12)
+W2, W3 = _MORE.normal(size=(4, 5)), _MORE.normal(size=(5, 3))
+
+
+def _two_hidden(x, p):
+    return np.tanh(np.tanh(x @ p["A"] + p["b"]) @ p["B"]) @ p["C"]
+
+
+def _network(*sizes):
+    rng = np.random.default_rng(sum(sizes))
+    return [rng.normal(size=shape) for shape in zip(sizes[:-1], sizes[1:], strict=True)]
+
+
+@pytest.mark.parametrize("fun", [
+    _two_hidden,
+    lambda x, p: np.sin(np.tanh(x @ p["A"]) @ p["B"])[1:4] * p["s"],
+    lambda x, p: np.tanh(np.concatenate([x, [2.0]]) @ p["D"] + p["b"]) @ p["B"] @ p["C"],
+    lambda x, p: _two_hidden(x[::-1], p)[[2, 0, 1]] - p["s"] * x,
+    lambda x, p: 0.5 * _two_hidden(x, p) - x**3 + np.tanh(x) * x[0],
+    lambda x, p: np.concatenate([_two_hidden(x, p)[2:], x[:1], x[1:2] * p["s"] - x[2:]]),
+    lambda x, p: np.tanh((x + 2 * x[[1, 1, 2]]) @ p["A"]) @ (p["B"] @ p["C"]),
+    lambda x, p: np.tanh(np.tanh(_two_hidden(x, p) @ p["A"]) @ p["B"]) @ p["C"],
+    lambda x, p: np.exp(-np.tanh(x @ p["A"]) ** 2) @ p["B"] @ p["C"] + 1.0,
+])  # fmt: skip
+def test_divergence_of_networks_and_its_gradient(fun):
+    p = {
+        "A": W1,
+        "B": W2,
+        "C": W3,
+        "D": _MORE.normal(size=(4, 4)),
+        "b": _MORE.normal(size=4),
+        "s": 0.7,
+    }
+    x = np.array([0.3, -0.7, 1.1])
+
+    def exact(x, p):
+        J = [central(lambda s, e=e: fun(x + s * e, p), 0.0, 1.0) for e in np.eye(3)]
+        return np.trace(np.array(J))
+
+    def field(t, x, p):
+        return x * divergence(lambda z: fun(z, p))(x)[1]
+
+    assert divergence(lambda z: fun(z, p))(x)[1] == pytest.approx(exact(x, p), rel=1e-7)
+    leaves = [np.ravel(v) for v in (p[k] for k in sorted(p))]
+    trace = trace_field(field, spec_of(x), spec_of({k: p[k] for k in sorted(p)}))
+    env = {trace.t: 0.0, trace.y: x, **dict(zip(trace.params, leaves, strict=True))}
+    ct = trace.graph.input("ct", 0, 3, STEP)
+    bars = autodiff.vjp(trace.graph, trace.outs, [ct], [trace.y, *trace.params])
+    u = _MORE.normal(size=3)
+    for bar, at in zip(bars, [trace.y, *trace.params], strict=True):
+        if bar is None:
+            continue
+        v = _MORE.normal(size=at.n)
+
+        def along(h, at=at, v=v):
+            return u @ evaluate(trace.outs, {**env, at: np.ravel(env[at]) + h * v})[0]
+
+        got = evaluate([bar], {**env, ct: u})[0] @ v
+        assert got == pytest.approx(central(along, 0.0, 1.0), rel=1e-6, abs=1e-8)
+
+
+def test_divergence_of_two_hidden_layers_costs_one_product_for_any_dimension():
+    def products(n):
+        p = {k: np.ones(w.shape) for k, w in zip("ABC", _network(n, 16, 16, n), strict=True)}
+
+        def flow(t, x, p):
+            return x * divergence(lambda z: np.tanh(np.tanh(z @ p["A"]) @ p["B"]) @ p["C"])(x)[1]
+
+        trace = trace_field(flow, spec_of(np.ones(n)), spec_of(p))
+        at_each_stage = [v for v in reachable(trace.outs) if v.rate == STEP]
+        return sum(v.op == "contract" for v in at_each_stage)
+
+    assert products(2) == products(9) == 3  # two of the layers, one of the trace
 
 
 def test_divergence_of_trees():

@@ -24,6 +24,9 @@ from threading import Lock
 
 import numpy as np
 
+# Seconds for which a pass works alone before other threads are asked to help: what waking them costs.
+cdef double ALONE_SECONDS = 150e-6
+
 
 cdef extern from "backend.h":
     enum:
@@ -314,7 +317,7 @@ cdef extern from "backend.h":
         size_t (*panel_layout)(const nc_program *, int64_t, nc_panel *) noexcept nogil
         void (*panel_flush)(nc_sinks *) noexcept nogil
         int (*forward)(nc_problem *, int, double, void **) noexcept nogil
-        int (*backward)(nc_problem *, nc_backward *, int, double) noexcept nogil
+        void (*backward)(nc_problem *, nc_backward *, int) noexcept nogil
         int (*unroll)(nc_problem *, int64_t, nc_record *) noexcept nogil
         size_t (*lu_work)(int64_t, int64_t) noexcept nogil
         void (*lu)(void *, const void *, const void *, const void *, void *, int32_t *, void *,
@@ -943,6 +946,7 @@ cdef class Run:
     cdef readonly Fields fields
     cdef readonly object inputs, y, ints, floats, status, sample_values, uniform
     cdef readonly object failed, last
+    cdef double seconds  # that the forward pass took
     cdef _Opaque opaque
     cdef object atol, lock, curve, grid_k
     cdef readonly object plan
@@ -1131,7 +1135,9 @@ cdef class Run:
         L = 1 if B <= 2 else v if B < 8 * v else 2 * v
         if not keep:
             return L, 1
-        chunks = min(max(B // (2 * L) if L > 1 else B, 1), 64)
+        # Where step counts differ, two tiles of samples a chunk keep its lanes full.
+        chunks = B // (2 * L if self.p.control.mode == NC_ADAPTIVE and L > 1 else L)
+        chunks = min(max(chunks, 1), 64)
         most = max(32 * 1024 * 1024 // (8 * max(self.p.acc_size, 1)), 1)
         return L, min(chunks, most)
 
@@ -1145,13 +1151,14 @@ cdef class Run:
         p.deadline = nc_now() + deadline
         p.poll, p.poll_ctx = _poll, <void *> watch
         with nogil:
-            if be.forward(p, 1, 200e-6 if n > 1 else 0, &state):
+            if be.forward(p, 1, ALONE_SECONDS if n > 1 else 0, &state):
                 with parallel(num_threads=n):
                     if threadid() == 0:
                         be.forward(p, 1, 0, &state)
                         nc_wait(p, _team() - 1)
                     else:
                         _follow(be, p)
+        self.seconds = nc_now() - (p.deadline - deadline)
         p.poll, p.poll_ctx = NULL, NULL
         if p.found != NULL:
             self._take_events()
@@ -1217,10 +1224,12 @@ cdef class Run:
         p.poll, p.poll_ctx = _poll, <void *> watch
         self.lock.acquire()  # checkpoints move while the record is walked
         with nogil:
-            if be.backward(p, &g, 1, 200e-6 if n > 1 else 0):
+            if n == 1 or self.seconds < ALONE_SECONDS:
+                be.backward(p, &g, 1)
+            else:
                 with parallel(num_threads=n):
                     if threadid() == 0:
-                        be.backward(p, &g, 1, 0)
+                        be.backward(p, &g, 1)
                         nc_wait(p, _team() - 1)
                     else:
                         _follow_back(be, p, &g)
@@ -1390,5 +1399,5 @@ cdef void _follow(const nc_backend *be, nc_problem *p) noexcept nogil:
 
 
 cdef void _follow_back(const nc_backend *be, nc_problem *p, nc_backward *g) noexcept nogil:
-    be.backward(p, g, 0, 0)
+    be.backward(p, g, 0)
     nc_thread_done(&p.n_done)

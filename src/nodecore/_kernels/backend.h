@@ -14,8 +14,8 @@ typedef struct {
      * entered, which polls. pause_after: seconds after which a leader with work left for others
      * returns 1, to be called again with the same state (NULL at first); else 0 when done. */
     int (*forward)(nc_problem *p, int leader, double pause_after, void **state);
-    /* The same for the backward pass: 1 when a leader stopped after a chunk to let others help. */
-    int (*backward)(nc_problem *p, nc_backward *b, int leader, double pause_after);
+    /* The same for the backward pass, whose chunks are too few to begin alone. */
+    void (*backward)(nc_problem *p, nc_backward *b, int leader);
     /* Every entry of a chunk whose record has a limit; non-zero when memory is out. */
     int (*unroll)(nc_problem *p, int64_t chunk, nc_record *out);
     size_t (*lu_work)(int64_t D, int64_t L);

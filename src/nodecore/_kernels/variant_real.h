@@ -51,12 +51,11 @@ static int FN(guarded_forward)(nc_problem *p, int leader, double pause_after, vo
     return paused;
 }
 
-static int FN(guarded_backward)(nc_problem *p, nc_backward *g, int leader, double pause_after)
+static void FN(guarded_backward)(nc_problem *p, nc_backward *g, int leader)
 {
     NC_FP_GUARD;
-    int paused = FN(backward)(p, g, leader, pause_after);
+    FN(backward)(p, g, leader);
     NC_FP_RESTORE;
-    return paused;
 }
 
 static void FN(guarded_lu)(void *M, const void *hg, const void *again, const void *mask, void *lu,

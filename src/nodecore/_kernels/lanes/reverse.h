@@ -743,10 +743,8 @@ static void FN(back_chunk)(FN(back) *s, nc_backward *g, int64_t chunk)
     FN(panel_flush)(&s->event_sinks);
 }
 
-static int FN(backward)(nc_problem *p, nc_backward *g, int leader, double pause_after)
+static void FN(backward)(nc_problem *p, nc_backward *g, int leader)
 {
-    double pause_at = pause_after > 0 ? nc_now() + pause_after : HUGE_VAL;
-    int paused = 0;
     int64_t samples = (p->batch + p->n_chunks - 1) / p->n_chunks + 1;
     nc_panel few[64], *probe_panels = few;
     int64_t n_panels = p->n_panels > p->n_sample_panels ? p->n_panels : p->n_sample_panels;
@@ -758,7 +756,7 @@ static int FN(backward)(nc_problem *p, nc_backward *g, int leader, double pause_
         probe_panels = malloc((size_t)n_panels * sizeof(nc_panel));
     if (!probe_panels) {
         p->stop = NC_STOP_MEMORY;
-        return 0;
+        return;
     }
     size_t elems[FN(N_SINKS)] = {FN(panel_layout)(&p->reverse, p->tile, probe_panels),
                                  FN(panel_layout)(&p->sample_reverse, p->tile, probe_panels),
@@ -776,7 +774,7 @@ static int FN(backward)(nc_problem *p, nc_backward *g, int leader, double pause_
         nc_arena_get(head + FN(back_memory)(&probe, NULL, samples, elems) + 256);
     if (!arena) {
         p->stop = NC_STOP_MEMORY;
-        return 0;
+        return;
     }
     s = (FN(back) *)arena;
     *s = probe;
@@ -800,11 +798,6 @@ static int FN(backward)(nc_problem *p, nc_backward *g, int leader, double pause_
         FN(back_chunk)(s, g, chunk);
         if (s->tile.failed)
             p->stop = NC_STOP_CALLBACK;
-        if (pause_at < HUGE_VAL && nc_now() > pause_at && g->next < p->n_chunks) {
-            paused = 1;
-            break;
-        }
     }
     nc_arena_put(arena);
-    return paused;
 }
