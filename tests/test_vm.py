@@ -353,19 +353,25 @@ def test_gradient_sinks(groups, isa, dtype):
                 value = np.broadcast_to(value.astype(np.float64), (full, L))
                 values.append(value.reshape(*rows, L))
             a, b = values
-            for x, word in ((a, words[0]), (np.ones((o, 1, i, L)), operand(ABSENT))):
+            ones = np.ones((o, 1, i, L))
+            for x, word, bias in (
+                (a, words[0], False), (ones, operand(ABSENT), False), (a, words[0], True),
+            ):  # fmt: skip
+                at = sum(map(len, expected))
                 code.append(
                     instruction(
                         "acc",
                         0,
+                        operand(UNI, U, at + x.shape[1] * j) if bias else operand(ABSENT),
                         operands=[word, words[1]],
                         p=(o, x.shape[1], j, i),
-                        aux=sum(map(len, expected)),
+                        aux=at,
                         panel=len(code),
                     )
                 )
-                expected.append(product(x, b).ravel())
-                scale.append(product(abs(x), abs(b)).ravel())
+                for y in (x, ones) if bias else (x,):
+                    expected.append(product(y, b).ravel())
+                    scale.append(product(abs(y), abs(b)).ravel())
         spaces = {
             S: np.concatenate(lanes).astype(dtype),
             U: np.concatenate(uniform).astype(dtype),

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -344,7 +345,7 @@ class _Watch:
             self._first.append(work)
             return
         self._last.append(work)
-        before, now = float(np.median(self._first)), float(np.median(self._last))
+        before, now = median(self._first), median(self._last)
         if self._warned or len(self._last) < self.LAST or now < self.GROWTH * before:
             return
         self._warned = True

@@ -109,26 +109,31 @@ class Adam:
         lr = _learning_rate(self.lr, state.step)
         # The two bias corrections, Algorithm 1 of [1]
         c1, c2 = 1.0 - self.b1**step, 1.0 - self.b2**step
-        means: list[Any] = []
-        squares: list[Any] = []
-
-        def leaf(p: Any, g: Any, m: Any, v: Any) -> Any:
-            p, g = _float_leaf(p), np.asarray(g)
+        treedef, columns = tree.columns(params, grads, state.mean, state.square)
+        leaves, slopes = [_float_leaf(p) for p in columns[0]], [np.asarray(g) for g in columns[1]]
+        for p, g in zip(leaves, slopes, strict=True):
             if p.shape != g.shape:
                 raise InputError(f"a parameter of shape {p.shape} has a gradient of {g.shape}")
-            g = g.astype(p.dtype, copy=False)
-            m = self.b1 * m
+        new: list[list[Any]] = [[None] * len(leaves) for _ in range(3)]
+        # Leaves of one dtype are one vector: a tree has many small ones.
+        for dtype in {p.dtype for p in leaves}:
+            where = [i for i, p in enumerate(leaves) if p.dtype == dtype]
+            p, g, m, v = (
+                np.concatenate([np.reshape(c[i], -1) for i in where], dtype=dtype)
+                for c in (leaves, slopes, *columns[2:])
+            )
+            m *= self.b1
             m += (1.0 - self.b1) * g
-            v = self.b2 * v
+            v *= self.b2
             v += (1.0 - self.b2) * np.square(g)
-            means.append(m)
-            squares.append(v)
             denominator = np.sqrt(v / c2)
             denominator += self.eps
-            return p - (lr / c1) * m / denominator
-
-        params = tree.map(leaf, params, grads, state.mean, state.square)
-        treedef = tree.flatten(params)[1]
-        return params, AdamState(
-            step, tree.unflatten(treedef, means), tree.unflatten(treedef, squares)
-        )
+            p -= (lr / c1) * m / denominator
+            start = 0
+            for i in where:
+                end = start + leaves[i].size
+                for out, flat in zip(new, (p, m, v), strict=True):
+                    out[i] = flat[start:end].reshape(leaves[i].shape)
+                start = end
+        params, mean, square = (tree.unflatten(treedef, out) for out in new)
+        return params, AdamState(step, mean, square)

@@ -228,8 +228,25 @@ def map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     >>> map(lambda a, b: a + 10 * b, {"x": 1.0, "y": 2.0}, {"x": 3.0, "y": 4.0})
     {'x': 31.0, 'y': 42.0}
     """
+    treedef, leaves = columns(tree, *others)
+    return unflatten(treedef, [function(*row) for row in zip(*leaves, strict=True)])
+
+
+def columns(tree: Any, *others: Any) -> tuple[TreeDef, list[list[Any]]]:
+    """The structure of all trees, and the leaves of each.
+
+    Raises
+    ------
+    InputError
+        If the trees differ in structure.
+
+    Examples
+    --------
+    >>> columns({"x": 1.0, "y": 2.0}, {"x": 3.0, "y": 4.0})[1]
+    [[1.0, 2.0], [3.0, 4.0]]
+    """
     leaves, treedef = flatten(tree)
-    columns = [leaves]
+    out = [leaves]
     for other in others:
         other_leaves, other_treedef = flatten(other)
         if other_treedef != treedef:
@@ -237,8 +254,8 @@ def map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
                 "trees differ in structure: one has the leaves "
                 f"{paths(treedef)}, the other {paths(other_treedef)}"
             )
-        columns.append(other_leaves)
-    return unflatten(treedef, [function(*row) for row in zip(*columns, strict=True)])
+        out.append(other_leaves)
+    return treedef, out
 
 
 def ravel(tree: Any) -> tuple[npt.NDArray[Any], Callable[[Any], Any]]:

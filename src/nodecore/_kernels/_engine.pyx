@@ -1129,17 +1129,20 @@ cdef class Run:
 
     cdef tuple _cut(self, int64_t B, bint keep):
         """Tile width and number of chunks: functions of batch and program only."""
-        cdef int64_t v = self.be.vector_lanes, L, chunks, most
+        cdef int64_t v = self.be.vector_lanes, L, each, most, tiles, share
         if self.p.opaque_field != NULL:
             return (B + v - 1) // v * v, 1
         L = 1 if B <= 2 else v if B < 8 * v else 2 * v
         if not keep:
             return L, 1
+        # Each chunk has an accumulator, which is set to 0 and added up in the end: 8 MiB of them, or 4.
+        each = 8 * max(self.p.acc_size, 1)
+        most = min(max((8 << 20) // each, min((32 << 20) // each, 4), 1), 64)
         # Where step counts differ, two tiles of samples a chunk keep its lanes full.
-        chunks = B // (2 * L if self.p.control.mode == NC_ADAPTIVE and L > 1 else L)
-        chunks = min(max(chunks, 1), 64)
-        most = max(32 * 1024 * 1024 // (8 * max(self.p.acc_size, 1)), 1)
-        return L, min(chunks, most)
+        tiles = (B + L - 1) // L
+        share = 2 if self.p.control.mode == NC_ADAPTIVE and L > 1 else 1
+        share = max(share, (tiles + most - 1) // most)
+        return L, max(B // (share * L) if share > 1 else tiles, 1)
 
     def forward(self, int n_threads, double deadline, progress=None):
         """Solves. Raises what a callback or a signal raised."""

@@ -60,7 +60,8 @@ typedef struct {
     int32_t op, n;
     nc_operand dst, a, b, c;
     int32_t p[4]; /* O, K, J, I of the contractions */
-    int32_t aux;  /* offset into ipool, or into the gradient accumulator (acc) */
+    int32_t aux;  /* offset into ipool, or into the gradient accumulator (acc; where dst is not absent
+                   * its offset is that of a second sum there, of b alone) */
     int32_t panel; /* acc: which panel */
 } nc_instr;
 
@@ -76,9 +77,12 @@ typedef struct {
  * matrix product. */
 typedef struct {
     int32_t K, J, cap, fill;  /* cap and fill in columns */
-    int64_t x_off, g_off;     /* where the panels begin in nc_sinks.buf, in elements */
+    int64_t x_off, g_off;     /* where the sides begin in nc_sinks.buf, in elements */
+    int64_t sums_off;         /* where there is room for sums that are not yet across lanes */
     int64_t acc_off;          /* where the product is added in nc_sinks.acc */
-    int32_t has_x, unused;
+    int64_t bias_off;         /* where the sum of g is added; -1: nowhere */
+    int32_t mode, single;     /* see vm/panel.h; single: L = 1 */
+    int32_t g_vectors, row_step; /* from row to row of a side that is not vectors, in elements */
 } nc_panel;
 
 typedef struct {

@@ -52,10 +52,12 @@ class _Draft:
 
 @dataclass(frozen=True)
 class SinkAt:
-    """A sink and where it adds its product in the gradient accumulator."""
+    """A sink and where it adds its product in the gradient accumulator; ``bias_off``: where it adds
+    its cotangent too, or -1."""
 
     sink: Sink
     acc_off: int
+    bias_off: int = -1
 
 
 def _contiguous(idx: Int32Array) -> bool:
@@ -192,8 +194,11 @@ class _Emitter:
         s = at.sink
         x = None if s.x is None else self.at(s.x)
         O, K, J, I = s.dims  # noqa: E741
+        bias = None
+        if at.bias_off >= 0:
+            bias = self.outer_root(Operand(Space.U, at.bias_off, Kind.UNI), J)
         self.drafts.append(
-            _Draft("acc", K * J, None, [x, self.at(s.g)], s.dims, at.acc_off, self.n_panels)
+            _Draft("acc", K * J, bias, [x, self.at(s.g)], s.dims, at.acc_off, self.n_panels)
         )
         self.n_panels += 1
 
@@ -281,6 +286,23 @@ def _csr(v: Node) -> Int32Array:
     return np.concatenate([ptr, order]).astype(np.int32)
 
 
+def _with_biases(sinks: Sequence[SinkAt]) -> list[SinkAt]:
+    """The sinks, where a product with a cotangent also sums that of a bias."""
+    products = [s for s in sinks if s.sink.x is not None]
+    out = {s: s for s in sinks}
+    for s in sinks:
+        O, _, J, I = s.sink.dims  # noqa: E741
+        if s.sink.x is not None:
+            continue
+        for p in products:
+            o, _, j, i = p.sink.dims
+            if p.sink.g is s.sink.g and (o, j, i) == (O, J, I) and out[p].bias_off < 0:
+                out[p] = SinkAt(p.sink, p.acc_off, s.acc_off)
+                del out[s]
+                break
+    return list(out.values())
+
+
 def emit(
     name: str,
     outs: Sequence[tuple[Node, Operand]],
@@ -294,6 +316,7 @@ def emit(
     ``given`` says where values are that need no computing. With ``uniform_lanes`` the program runs
     with one lane over uniform values, so that those are its lanes (the prologue).
     """
+    sinks = _with_biases(sinks)
     wanted = [o for o, _ in outs]
     for s in sinks:
         wanted += [s.sink.g] if s.sink.x is None else [s.sink.x, s.sink.g]

@@ -99,7 +99,10 @@ class Instr:
     def __str__(self) -> str:
         operands = ", ".join(str(x) for x in (self.a, self.b, self.c) if x.kind is not Kind.ABSENT)
         dims = f" {self.p}" if any(self.p) else ""
-        dst = f"acc{self.aux}" if self.op == "acc" else f"{self.dst}:{self.n}"
+        dst = f"{self.dst}:{self.n}"
+        if self.op == "acc":
+            bias = "" if self.dst.kind is Kind.ABSENT else f", acc{self.dst.off}"
+            dst = f"acc{self.aux}{bias}"
         return f"{dst} := {self.op}({operands}){dims}"
 
 

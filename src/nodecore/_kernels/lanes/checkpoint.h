@@ -21,23 +21,19 @@ static void FN(write_step)(const FN(lanes) *s, const nc_record *r, char *e)
     const FN(tile) *T = &s->tile;
     int64_t L = s->L;
     uint8_t *flags = (uint8_t *)(e + r->off_flags);
+    const int stops = T->p->stop_off != NULL, events = T->p->events.n != 0, both = T->other != NULL;
     for (int64_t l = 0; l < L; l++) {
-        flags[l] = 0;
-        if (T->active[l]) {
-            flags[l] = s->mask[l] ? NC_LANE_ACCEPTED : NC_LANE_HELD;
-            if (s->mask[l] && s->first[l])
-                flags[l] |= NC_LANE_FIRST;
-            if (T->at_stop[l])
-                flags[l] |= NC_LANE_AT_STOP;
-            if (T->after_stop[l])
-                flags[l] |= NC_LANE_AFTER_STOP;
-            if (s->mask[l] && FN(is_cut)(s, l))
-                flags[l] |= NC_LANE_CUT;
-            if (s->evaluated[l])
-                flags[l] |= NC_LANE_FRESH;
-            if (T->other && T->stiff[l])
-                flags[l] |= NC_LANE_STIFF;
-        }
+        int moved = s->mask[l] != 0;
+        int f = moved ? NC_LANE_ACCEPTED : NC_LANE_HELD;
+        f |= moved & s->first[l] ? NC_LANE_FIRST : 0;
+        f |= s->evaluated[l] ? NC_LANE_FRESH : 0;
+        if (stops)
+            f |= (T->at_stop[l] ? NC_LANE_AT_STOP : 0) | (T->after_stop[l] ? NC_LANE_AFTER_STOP : 0);
+        if (events)
+            f |= moved && FN(is_cut)(s, l) ? NC_LANE_CUT : 0;
+        if (both)
+            f |= T->stiff[l] ? NC_LANE_STIFF : 0;
+        flags[l] = (uint8_t)(T->active[l] ? f : 0);
     }
     memcpy(e + r->off_h, T->h, (size_t)L * sizeof(double));
     memcpy(e + r->off_t_new, T->t_new, (size_t)L * sizeof(double));
@@ -69,20 +65,37 @@ static void FN(aim_trace)(FN(lanes) *s)
     }
 }
 
-/* Lanes that did not move repeat one that did: no NaN of theirs meets the sums over lanes. */
+/* Are the numbers of a lane that did not move such as an accepted step has? They are those at an accepted
+ * state, or of a step that was only a little too long. */
+static int FN(is_tame)(const FN(lanes) *s, int64_t l)
+{
+    const nc_problem *p = s->tile.p;
+    int status = p->status[s->tile.sample[l]];
+    if (!s->tile.active[l])
+        return status == NC_OK || status == NC_EVENT;
+    return p->control.mode == NC_ADAPTIVE && s->err[l] <= 100;
+}
+
+/* No NaN of a lane that did not move meets the sums over lanes: such a lane repeats one that did. */
 static void FN(mend_trace)(FN(lanes) *s)
 {
     FN(tile) *T = &s->tile;
     const nc_record *r = s->record;
-    int64_t donor = 0;
-    if (!r->trace_stages || !T->keep_y[1])
+    int64_t moved = 0, donor = 0, L = s->L, D = T->p->dim, R = T->p->res_rows;
+    for (int64_t l = 0; l < L; l++)
+        moved += s->mask[l] != 0;
+    if (!r->trace_stages || !T->keep_y[1] || moved == L)
         return;
     while (!s->mask[donor])
         donor++;
-    for (int64_t l = 0; l < s->L; l++)
-        for (int64_t i = 1; i <= r->trace_stages && !s->mask[l]; i++) {
-            FN(lane_copy)(T->keep_y[i], l, T->keep_y[i], donor, T->p->dim, s->L);
-            FN(lane_copy)(T->keep_res[i], l, T->keep_res[i], donor, T->p->res_rows, s->L);
+    for (int64_t i = 1; i <= r->trace_stages; i++)
+        for (int half = 0; half < 2; half++) {
+            REAL *rows = half ? T->keep_res[i] : T->keep_y[i];
+            int64_t n = half ? R : D;
+            FN(find_nonfinite)(rows, n, L, s->wild);
+            for (int64_t l = 0; l < L; l++)
+                if (!s->mask[l] && (s->wild[l] || !FN(is_tame)(s, l)))
+                    FN(lane_copy)(rows, l, rows, donor, n, L);
         }
 }
 

@@ -30,7 +30,7 @@ typedef struct {
     int64_t *stop, *n_stop;    /* next stop, number of stops */
     int64_t *count;            /* steps made on the fixed or given grid */
     int64_t *accepted, *rejected, *fev, *jev, *factored, *switches;
-    uint8_t *fresh, *first, *bad;
+    uint8_t *fresh, *first, *bad, *wild;
     int32_t *near_limit; /* measured steps in a row that stability seems to limit */
     int64_t *n_stiff;
     double *stiff_at;    /* [3][pad]: time, size and rate there */
@@ -93,6 +93,7 @@ static size_t FN(lanes_memory)(FN(lanes) *s, char *base)
     NC_TAKE(s->stiff_at, 3 * n);
     NC_TAKE(s->trouble, n);
     NC_TAKE(s->bad, n);
+    NC_TAKE(s->wild, n);
     NC_TAKE(s->mask, n);
     NC_TAKE(s->fresh_mask, n);
     NC_TAKE(s->t_end, n);

@@ -151,6 +151,15 @@ static double FN(before_stop)(const FN(tile) *s, int64_t l, double t)
  * has its one-sided limit; nor from a node beyond the step, which then stands at its end. */
 static void FN(stage_time)(FN(tile) *s, double c)
 {
+    if (!s->p->stop_off) {
+        const double *from = c == 1.0 ? s->t_new : s->t, part = c == 1.0 ? 0 : c;
+        for (int64_t l = 0; l < s->L; l++) {
+            double t = from[l] + part * s->h[l];
+            s->stage_t[l] = t;
+            s->time[l] = (REAL)t;
+        }
+        return;
+    }
     for (int64_t l = 0; l < s->L; l++) {
         double t = c == 1.0 || (c > 1.0 && s->at_stop[l]) ? s->t_new[l]
                    : c == 0.0                             ? s->t[l]

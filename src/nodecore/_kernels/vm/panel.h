@@ -1,120 +1,38 @@
-/* Gradient sinks: acc[acc_off + k*J + j] += sum over o, i and lanes of x[o,k,i] g[o,j,i].
+/* Gradient sinks: acc[acc_off + k*J + j] += sum over o, i and lanes of x[o,k,i] g[o,j,i], and where the
+ * instruction asks for it acc[bias_off + j] += sum of g[o,j,i].
  *
  * A run of a program adds O*I*L columns (o, i, lane) to a panel. Their products are summed in the
  * element type over at most `cap` columns and then added to the float64 accumulator. There are
- * three layouts; which one a panel uses is a function of its instruction and of L:
+ * four ways; which one a panel uses is a function of its instruction and of L:
  *
- *   lane sums  [K*J][VL]   one running sum for each output and vector lane, straight from the
- *                          registers; for few outputs, and for biases (K = 1, no x)
- *   sums       [J]         the same for L = 1 and no x
- *   tiles                  everything else: the columns are kept until there are cap of them, and
- *                          then multiplied, X^T G, in register blocks
+ *   sums       [J]         no x, L = 1: running sums
+ *   lane sums  [J][VL]     no x, L > 1: a running sum for each output and vector lane
+ *   dots                   few outputs, L > 1: rows of columns are kept, each output is a dot product
+ *                          of two rows, summed across lanes at the end
+ *   tiles                  everything else: the columns are kept, and X^T G is a matrix product in
+ *                          register blocks
  *
- * Tiles hold x and g as [row / VL][column][row % VL]: VL rows of a column next to each other,
- * because then a block of outputs is accumulated in registers without a sum across lanes, and the
- * block reads its panels from end to end. One side (x or g, the one that fills its vectors better)
- * is read as vectors, the other one number at a time. With L > 1 the columns arrive as rows of
- * lanes, and are transposed in blocks of VL x VL when they are pushed.
+ * In tiles one side (x or g) is read as vectors of VL rows, so that an output needs no sum across
+ * lanes, and the other one number at a time. The vectors stand as [row / VL][column][row % VL]: with
+ * L > 1 the columns arrive as rows of lanes, so they are transposed in blocks of VL x VL when they are
+ * pushed. The numbers may stand in any order: as they arrive.
  *
  * All sums are functions of the sequence of pushes alone. Lanes that are held have g = 0 and a
  * finite x.
  *
- * One long file: the layouts differ in how they push and flush, and share everything else. */
+ * One long file: the ways differ in how they push and flush, and share everything else. */
+#include "transpose.h"
 
 #ifndef NC_PANEL_MODES
 #define NC_PANEL_MODES
-enum { NC_PANEL_LANE_SUMS, NC_PANEL_SUMS, NC_PANEL_TILES };
+enum { NC_PANEL_SUMS, NC_PANEL_LANE_SUMS, NC_PANEL_DOTS, NC_PANEL_TILES };
 #endif
-#define NC_MODE(panel) (panel)->unused
 
 /* Columns that are summed in the element type. Tiles: 512 bytes a row, which is 128 terms of a sum
- * in float32. Lane sums: 64 terms a lane. */
+ * in float32. Lane sums and dots: 64 and 16 terms a lane. */
 #define NC_TILE_COLUMNS ((int64_t)(512 / sizeof(REAL)))
 #define NC_LANE_COLUMNS ((int64_t)(64 * VL))
-
-/* ---- Transposition of VL x VL ---------------------------------------------------------------- */
-
-#if defined(__clang__) || __GNUC__ >= 12
-#define NC_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define NC_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (VI){__VA_ARGS__})
-#endif
-
-/* NC_SWAP_s: a row pair (r, r + s) exchanges its off-diagonal blocks of s lanes. In float32 the
- * steps s = 1 and 2 are one zip and one pairing inside 16 bytes, which are single instructions. */
-#if defined(NC_REAL_IS_F64) && NC_VBYTES == 16
-#define NC_LO_1 0, 2
-#define NC_HI_1 1, 3
-#elif defined(NC_REAL_IS_F64) && NC_VBYTES == 32
-#define NC_LO_1 0, 4, 2, 6
-#define NC_HI_1 1, 5, 3, 7
-#define NC_LO_2 0, 1, 4, 5
-#define NC_HI_2 2, 3, 6, 7
-#elif defined(NC_REAL_IS_F64)
-#define NC_LO_1 0, 8, 2, 10, 4, 12, 6, 14
-#define NC_HI_1 1, 9, 3, 11, 5, 13, 7, 15
-#define NC_LO_2 0, 1, 8, 9, 4, 5, 12, 13
-#define NC_HI_2 2, 3, 10, 11, 6, 7, 14, 15
-#define NC_LO_4 0, 1, 2, 3, 8, 9, 10, 11
-#define NC_HI_4 4, 5, 6, 7, 12, 13, 14, 15
-#elif NC_VBYTES == 16
-#define NC_LO_1 0, 4, 1, 5
-#define NC_HI_1 2, 6, 3, 7
-#define NC_LO_2 0, 1, 4, 5
-#define NC_HI_2 2, 3, 6, 7
-#elif NC_VBYTES == 32
-#define NC_LO_1 0, 8, 1, 9, 4, 12, 5, 13
-#define NC_HI_1 2, 10, 3, 11, 6, 14, 7, 15
-#define NC_LO_2 0, 1, 8, 9, 4, 5, 12, 13
-#define NC_HI_2 2, 3, 10, 11, 6, 7, 14, 15
-#define NC_LO_4 0, 1, 2, 3, 8, 9, 10, 11
-#define NC_HI_4 4, 5, 6, 7, 12, 13, 14, 15
-#else
-#define NC_LO_1 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
-#define NC_HI_1 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
-#define NC_LO_2 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
-#define NC_HI_2 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
-#define NC_LO_4 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27
-#define NC_HI_4 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31
-#define NC_LO_8 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
-#define NC_HI_8 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
-#endif
-
-#define NC_STAGE(s)                                                                                \
-    _Pragma("GCC unroll 16") for (int r = 0; r < VL; r++) if (!(r & s))                            \
-    {                                                                                              \
-        const VF a = v[r], b = v[r + s];                                                           \
-        v[r] = NC_SHUFFLE(a, b, NC_LO_##s);                                                        \
-        v[r + s] = NC_SHUFFLE(a, b, NC_HI_##s);                                                    \
-    }
-
-/* v[r][l] <-> v[l][r] */
-NC_INLINE void FN(transpose)(VF *v)
-{
-#if defined(NC_REAL_IS_F64)
-    NC_STAGE(1)
-#if VL >= 4
-    NC_STAGE(2)
-#endif
-#else
-#pragma GCC unroll 4
-    for (int q = 0; q < VL; q += 4) {
-        const VF t0 = NC_SHUFFLE(v[q], v[q + 1], NC_LO_1), t1 = NC_SHUFFLE(v[q], v[q + 1], NC_HI_1);
-        const VF t2 = NC_SHUFFLE(v[q + 2], v[q + 3], NC_LO_1);
-        const VF t3 = NC_SHUFFLE(v[q + 2], v[q + 3], NC_HI_1);
-        v[q] = NC_SHUFFLE(t0, t2, NC_LO_2);
-        v[q + 1] = NC_SHUFFLE(t0, t2, NC_HI_2);
-        v[q + 2] = NC_SHUFFLE(t1, t3, NC_LO_2);
-        v[q + 3] = NC_SHUFFLE(t1, t3, NC_HI_2);
-    }
-#endif
-#if VL >= 8
-    NC_STAGE(4)
-#endif
-#if VL >= 16
-    NC_STAGE(8)
-#endif
-}
+#define NC_DOT_COLUMNS ((int64_t)(16 * VL))
 
 /* ---- Operands -------------------------------------------------------------------------------- */
 
@@ -150,63 +68,15 @@ NC_INLINE VF FN(column_vector)(const FN(nc_columns) *x, int64_t r, int64_t w, in
 
 /* ---- Lane sums ------------------------------------------------------------------------------- */
 
-/* s[a*a_step + b*b_step] += x[a] y[b] for A rows of x and B rows of y, over n columns: one vector
- * of them, or two at a time. */
-NC_INLINE void FN(rank_one)(const int two, int64_t A, int64_t B, const REAL *x, const REAL *y,
-                            int64_t W, REAL *s, int64_t a_step, int64_t b_step)
+/* s[j] += g[j], lane by lane, over n columns of group o from w on. */
+static NC_APART void FN(push_lane_sums)(const FN(nc_columns) *g, int64_t o, int64_t w, int64_t n,
+                                        REAL *s)
 {
-    for (; A > 0; A--, x += W, s += a_step) {
-        const VF x0 = vload(x), x1 = two ? vload(x + VL) : x0;
-        const REAL *yb = y;
-        REAL *to = s;
-        for (int64_t b = 0; b < B; b++, yb += W, to += b_step) {
-            VF sum = vfma(x0, vload(yb), vload(to));
-            if (two)
-                sum = vfma(x1, vload(yb + VL), sum);
-            vstore(to, sum);
-        }
-    }
-}
-
-/* s[k*J + j] += x[k] g[j], lane by lane, over the n columns of group o from w on. */
-static NC_APART void FN(push_lane_sums)(const FN(nc_columns) *x, const FN(nc_columns) *g,
-                                        int64_t o, int64_t w, int64_t n, REAL *s)
-{
-    const int64_t K = x->R, J = g->R, W = g->W;
-    const REAL *gp = g->p + o * J * W + w;
-    if (x->kind == NC_ABSENT && g->kind == NC_LANE) {
-        for (int64_t j = 0; j < J; j++, gp += W, s += VL) {
-            VF sum = vload(s);
-            for (int64_t c = 0; c < n; c += VL)
-                sum = sum + vload(gp + c);
-            vstore(s, sum);
-        }
-    } else if (x->kind == NC_LANE && g->kind == NC_LANE) {
-        const REAL *xp = x->p + o * K * W + w;
-        for (int64_t c = 0; c < n;) { /* the longer side is the inner loop */
-            const int two = c + 2 * VL <= n;
-            if (K <= J && two)
-                FN(rank_one)(1, K, J, xp + c, gp + c, W, s, J * VL, VL);
-            else if (K <= J)
-                FN(rank_one)(0, K, J, xp + c, gp + c, W, s, J * VL, VL);
-            else if (two)
-                FN(rank_one)(1, J, K, gp + c, xp + c, W, s, VL, J * VL);
-            else
-                FN(rank_one)(0, J, K, gp + c, xp + c, W, s, VL, J * VL);
-            c += two ? 2 * VL : VL;
-        }
-    } else {
-        for (int64_t k = 0; k < K; k++)
-            for (int64_t j = 0; j < J; j++, s += VL) {
-                VF sum = vload(s);
-                for (int64_t c = w; c < w + n; c += VL) {
-                    const VF gc = FN(column_vector)(g, o * J + j, c, VL);
-                    sum = x->kind == NC_ABSENT
-                              ? sum + gc
-                              : vfma(FN(column_vector)(x, o * K + k, c, VL), gc, sum);
-                }
-                vstore(s, sum);
-            }
+    for (int64_t j = o * g->R; j < (o + 1) * g->R; j++, s += VL) {
+        VF sum = vload(s);
+        for (int64_t c = w; c < w + n; c += VL)
+            sum = sum + FN(column_vector)(g, j, c, VL);
+        vstore(s, sum);
     }
 }
 
@@ -252,6 +122,126 @@ static NC_APART void FN(push_sums)(const FN(nc_columns) *g, int64_t o, int64_t w
             s[j] = s[j] + (g->kind == NC_LANE ? g->p[(o * J + j) * g->W + c] : *g->p);
 }
 
+/* ---- Sides that are kept as they arrive ------------------------------------------------------- */
+
+/* Puts n columns (whole vectors) of group o, from w on, into rows that are `step` apart, L > 1. */
+static NC_APART void FN(push_rows)(const FN(nc_columns) *x, int64_t o, int64_t w, int64_t n,
+                                   REAL *to, int64_t step)
+{
+    const int64_t R = x->R, W = x->W;
+    if (x->kind != NC_LANE) {
+        for (int64_t r = 0; r < R; r++, to += step)
+            for (int64_t c = 0; c < n; c += VL)
+                vstore(to + c, FN(column_vector)(x, o * R + r, w + c, VL));
+        return;
+    }
+    const REAL *p = x->p + o * R * W + w;
+    if (n == 2 * VL)
+        for (int64_t r = 0; r < R; r++, to += step, p += W) {
+            vstore(to, vload(p));
+            vstore(to + VL, vload(p + VL));
+        }
+    else
+        for (int64_t r = 0; r < R; r++, to += step, p += W)
+            for (int64_t c = 0; c < n; c += VL)
+                vstore(to + c, vload(p + c));
+}
+
+/* Puts n columns of group o, from w on, one behind the other, `step` numbers apart, L = 1. */
+static NC_APART void FN(push_numbers)(const FN(nc_columns) *x, int64_t o, int64_t w, int64_t n,
+                                      REAL *to, int64_t step)
+{
+    const int64_t R = x->R, W = x->W;
+    if (x->kind == NC_LANE && W == 1) {
+        memcpy(to, x->p + o * R, (size_t)R * sizeof(REAL));
+        return;
+    }
+    for (int64_t c = w; c < w + n; c++, to += step)
+        for (int64_t r = 0; r < R; r++)
+            to[r] = x->kind == NC_LANE ? x->p[(o * R + r) * W + c] : *x->p;
+}
+
+/* ---- Dots ------------------------------------------------------------------------------------- */
+
+/* out[i*J + j] = the products of row i of x and row j of g over n columns, lane by lane. */
+NC_INLINE void FN(dot_block)(const int MR, const int NR, int64_t n, const REAL *x, const REAL *g,
+                             int64_t step, REAL *out, int64_t J)
+{
+    VF s[4][4];
+#pragma GCC unroll 4
+    for (int i = 0; i < MR; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < NR; j++)
+            s[i][j] = vset1(RC(0.0));
+    for (int64_t c = 0; c < n; c += VL) {
+        VF y[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < NR; j++)
+            y[j] = vload(g + j * step + c);
+#pragma GCC unroll 4
+        for (int i = 0; i < MR; i++) {
+            const VF xi = vload(x + i * step + c);
+#pragma GCC unroll 4
+            for (int j = 0; j < NR; j++)
+                s[i][j] = vfma(xi, y[j], s[i][j]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < MR; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < NR; j++)
+            vstore(out + (i * J + j) * VL, s[i][j]);
+}
+
+/* The widest block that the registers hold beside four rows of x. */
+#if NC_VBYTES == 64 || defined(NC_NEON)
+#define NC_DOT_ROWS 4
+#else
+#define NC_DOT_ROWS 2
+#endif
+
+NC_INLINE void FN(dots_of_rows)(const int MR, const nc_panel *panel, const REAL *x, const REAL *g,
+                            REAL *out)
+{
+    const int64_t n = panel->fill, step = panel->row_step, J = panel->J;
+    int64_t j = 0;
+    for (; j + NC_DOT_ROWS <= J; j += NC_DOT_ROWS)
+        FN(dot_block)(MR, NC_DOT_ROWS, n, x, g + j * step, step, out + j * VL, J);
+    for (; NC_DOT_ROWS > 2 && j + 2 <= J; j += 2)
+        FN(dot_block)(MR, 2, n, x, g + j * step, step, out + j * VL, J);
+    for (; j < J; j++)
+        FN(dot_block)(MR, 1, n, x, g + j * step, step, out + j * VL, J);
+}
+
+static NC_APART void FN(flush_dots)(const nc_panel *panel, REAL *buf, double *acc)
+{
+    const int64_t K = panel->K, J = panel->J, step = panel->row_step;
+    const REAL *x = buf + panel->x_off, *g = buf + panel->g_off;
+    REAL *sums = buf + panel->sums_off;
+    int64_t k = 0;
+    for (; k + 4 <= K; k += 4)
+        FN(dots_of_rows)(4, panel, x + k * step, g, sums + k * J * VL);
+    for (; k + 2 <= K; k += 2)
+        FN(dots_of_rows)(2, panel, x + k * step, g, sums + k * J * VL);
+    for (; k < K; k++)
+        FN(dots_of_rows)(1, panel, x + k * step, g, sums + k * J * VL);
+    FN(flush_lane_sums)(K * J, sums, acc);
+}
+
+/* bias[j] += the sum of row j of g. */
+static NC_APART void FN(flush_bias_rows)(const nc_panel *panel, REAL *buf, double *bias)
+{
+    const REAL *g = buf + panel->g_off;
+    REAL *sums = buf + panel->sums_off;
+    for (int64_t j = 0; j < panel->J; j++, g += panel->row_step) {
+        VF s = vset1(RC(0.0));
+        for (int64_t c = 0; c < panel->fill; c += VL)
+            s = s + vload(g + c);
+        vstore(sums + j * VL, s);
+    }
+    FN(flush_lane_sums)(panel->J, sums, bias);
+}
+
 /* ---- Tiles ----------------------------------------------------------------------------------- */
 
 /* Puts m columns of VL rows, each given as a vector, into a panel. */
@@ -275,9 +265,9 @@ static NC_APART void FN(push_block)(const FN(nc_columns) *x, int64_t row, int64_
     FN(store_columns)(to, v, m);
 }
 
-/* Puts n columns of group o, from w on, into a side of a panel; to: where its first row and the
+/* Puts n columns of group o, from w on, into the vectors of a panel; to: where the first row and the
  * first of these columns stand, step: from VL rows to the next. */
-static NC_APART void FN(push_tiles)(const FN(nc_columns) *x, int64_t o, int64_t w, int64_t n,
+static NC_APART void FN(push_vectors)(const FN(nc_columns) *x, int64_t o, int64_t w, int64_t n,
                                     REAL *to, int64_t step)
 {
     const int64_t R = x->R, W = x->W;
@@ -308,8 +298,11 @@ static NC_APART void FN(push_tiles)(const FN(nc_columns) *x, int64_t o, int64_t 
                            to + c * VL);
 }
 
-/* out[row][vector] = sum over n columns of number[row] * vector. */
-#define NC_TILE_ARGS int64_t n, const REAL *numbers, const REAL *vectors, int64_t step, REAL *out
+/* out[row][vector] = sum over n columns of number[row] * vector. From row to row the numbers are rs
+ * apart, from column to column cs. */
+#define NC_TILE_ARGS                                                                               \
+    int64_t n, const REAL *numbers, int64_t rs, int64_t cs, const REAL *vectors, int64_t step,     \
+        REAL *out
 typedef void (*FN(nc_tile_block))(NC_TILE_ARGS);
 
 #define NC_TINIT_V(v, r) VF s##r##_##v = vset1(RC(0.0));
@@ -317,7 +310,7 @@ typedef void (*FN(nc_tile_block))(NC_TILE_ARGS);
 #define NC_TX(v, r) const VF x##v = vload(vectors + v * step);
 #define NC_TSTEP_V(v, r) s##r##_##v = vfma(w##r, x##v, s##r##_##v);
 #define NC_TSTEP(r, VECS)                                                                          \
-    const VF w##r = vset1(numbers[r / VL * step + r % VL]);                                        \
+    const VF w##r = vset1(numbers[r * rs]);                                                        \
     VECS(NC_TSTEP_V, r)
 #define NC_TSTORE_V(v, r) vstore(out + (r * nv + v) * VL, s##r##_##v);
 #define NC_TSTORE(r, VECS) VECS(NC_TSTORE_V, r)
@@ -326,8 +319,8 @@ typedef void (*FN(nc_tile_block))(NC_TILE_ARGS);
     static void FN(NAME)(NC_TILE_ARGS)                                                             \
     {                                                                                              \
         enum { nv = NV };                                                                          \
-        NC_ROWS_##MR(NC_TINIT, NC_VECS_##NV) (void)step;                                           \
-        for (int64_t c = 0; c < n; c++, numbers += VL, vectors += VL) {                            \
+        NC_ROWS_##MR(NC_TINIT, NC_VECS_##NV) (void)step, (void)rs;                                 \
+        for (int64_t c = 0; c < n; c++, numbers += cs, vectors += VL) {                            \
             NC_VECS_##NV(NC_TX, 0) NC_ROWS_##MR(NC_TSTEP, NC_VECS_##NV)                            \
         }                                                                                          \
         NC_ROWS_##MR(NC_TSTORE, NC_VECS_##NV)                                                      \
@@ -383,11 +376,12 @@ static NC_APART void FN(flush_tiles)(const nc_panel *panel, const REAL *buf, dou
 #endif
     };
     const int64_t K = panel->K, J = panel->J, step = (int64_t)panel->cap * VL;
-    const int g_vectors = (J + VL - 1) / VL * K <= (K + VL - 1) / VL * J;
+    const int g_vectors = panel->g_vectors;
     const REAL *numbers = buf + (g_vectors ? panel->x_off : panel->g_off);
     const REAL *vectors = buf + (g_vectors ? panel->g_off : panel->x_off);
     const int64_t R = g_vectors ? K : J, C = g_vectors ? J : K;
     const int64_t row = g_vectors ? J : 1, col = g_vectors ? 1 : J;
+    const int64_t rs = panel->single ? 1 : panel->row_step, cs = panel->single ? R : 1;
     REAL sums[(NC_TILE_ROWS * NC_TILE_VECTORS > 8 ? NC_TILE_ROWS * NC_TILE_VECTORS : 8) * VL];
 
     for (int64_t c = 0; c < C;) {
@@ -397,7 +391,7 @@ static NC_APART void FN(flush_tiles)(const nc_panel *panel, const REAL *buf, dou
         for (int64_t r = 0; r < R; r += rows) {
             while (rows > R - r)
                 rows /= 2;
-            blocks[rows][nv](panel->fill, numbers + r / VL * step + r % VL, vectors, step, sums);
+            blocks[rows][nv](panel->fill, numbers + r * rs, rs, cs, vectors, step, sums);
             FN(add_tile)(acc + r * row + c * col, row, col, sums, rows, columns, nv * VL);
         }
         c += nv * VL;
@@ -405,24 +399,70 @@ static NC_APART void FN(flush_tiles)(const nc_panel *panel, const REAL *buf, dou
     }
 }
 
+/* bias[j] += the sums over the columns of g. */
+static NC_APART void FN(flush_bias_tiles)(const nc_panel *panel, const REAL *buf, double *bias)
+{
+    const REAL *g = buf + panel->g_off;
+    const int64_t J = panel->J, n = panel->fill;
+    if (!panel->g_vectors) { /* L = 1: numbers, column after column */
+        for (int64_t j = 0; j < J; j++) {
+            REAL s = 0;
+            for (int64_t c = 0; c < n; c++)
+                s = s + g[c * J + j];
+            bias[j] += (double)s;
+        }
+        return;
+    }
+    for (int64_t j = 0; j < J; j += VL, g += panel->cap * VL) {
+        REAL sums[VL];
+        VF s = vset1(RC(0.0));
+        for (int64_t c = 0; c < n; c++)
+            s = s + vload(g + c * VL);
+        vstore(sums, s);
+        FN(add_tile)(bias + j, J, 1, sums, 1, J - j < VL ? J - j : VL, VL);
+    }
+}
+
 /* ---- The sink -------------------------------------------------------------------------------- */
 
 static NC_APART void FN(flush_one)(nc_sinks *sinks, nc_panel *panel)
 {
-    const REAL *buf = sinks->buf;
+    REAL *buf = sinks->buf;
     double *acc = sinks->acc + panel->acc_off;
-    switch (NC_MODE(panel)) {
-    case NC_PANEL_LANE_SUMS:
-        FN(flush_lane_sums)((int64_t)panel->K * panel->J, buf + panel->x_off, acc);
-        break;
+    const int rows = panel->mode == NC_PANEL_DOTS || (!panel->single && !panel->g_vectors);
+    switch (panel->mode) {
     case NC_PANEL_SUMS:
         for (int64_t j = 0; j < panel->J; j++)
-            acc[j] += (double)buf[panel->x_off + j];
+            acc[j] += (double)buf[panel->g_off + j];
+        break;
+    case NC_PANEL_LANE_SUMS:
+        FN(flush_lane_sums)(panel->J, buf + panel->g_off, acc);
+        break;
+    case NC_PANEL_DOTS:
+        FN(flush_dots)(panel, buf, acc);
         break;
     default:
         FN(flush_tiles)(panel, buf, acc);
     }
+    if (panel->bias_off >= 0) {
+        if (rows)
+            FN(flush_bias_rows)(panel, buf, sinks->acc + panel->bias_off);
+        else
+            FN(flush_bias_tiles)(panel, buf, sinks->acc + panel->bias_off);
+    }
     panel->fill = 0;
+}
+
+/* Puts n columns of one side of a panel that keeps them. */
+NC_INLINE void FN(push_side)(const nc_panel *panel, int vectors, const FN(nc_columns) *x, int64_t o,
+                             int64_t w, int64_t n, REAL *side)
+{
+    if (vectors)
+        FN(push_vectors)(x, o, w, n, side + panel->fill * VL, (int64_t)panel->cap * VL);
+    else if (panel->single)
+        FN(push_numbers)(x, o, w, n, side + panel->fill * x->R, x->R);
+    else
+        FN(push_rows)(x, o, w, n, side + panel->fill, panel->row_step);
 }
 
 static void FN(op_acc)(NC_KERNEL_ARGS)
@@ -431,30 +471,30 @@ static void FN(op_acc)(NC_KERNEL_ARGS)
     REAL *buf = sinks->buf;
     const int64_t O = in->p[0], K = panel->K, J = panel->J, I = in->p[3], W = I * L;
     const int64_t cap = panel->cap;
+    const int tiles = panel->mode == NC_PANEL_TILES;
     const FN(nc_columns) g = FN(columns_of)(in->b, base, L, J, I);
     FN(nc_columns) x = {NULL, K, I, L, W, NC_ABSENT};
-    const int mode = NC_MODE(panel);
     (void)ipool;
-    if (panel->has_x)
+    if (in->a.kind != NC_ABSENT)
         x = FN(columns_of)(in->a, base, L, K, I);
     for (int64_t o = 0; o < O; o++)
         for (int64_t w = 0; w < W;) {
             const int64_t fill = panel->fill;
             const int64_t n = W - w < cap - fill ? W - w : cap - fill;
-            switch (mode) {
-            case NC_PANEL_LANE_SUMS:
-                if (fill == 0)
-                    memset(buf + panel->x_off, 0, (size_t)(K * J * VL) * sizeof(REAL));
-                FN(push_lane_sums)(&x, &g, o, w, n, buf + panel->x_off);
-                break;
+            switch (panel->mode) {
             case NC_PANEL_SUMS:
                 if (fill == 0)
-                    memset(buf + panel->x_off, 0, (size_t)J * sizeof(REAL));
-                FN(push_sums)(&g, o, w, n, buf + panel->x_off);
+                    memset(buf + panel->g_off, 0, (size_t)J * sizeof(REAL));
+                FN(push_sums)(&g, o, w, n, buf + panel->g_off);
+                break;
+            case NC_PANEL_LANE_SUMS:
+                if (fill == 0)
+                    memset(buf + panel->g_off, 0, (size_t)(J * VL) * sizeof(REAL));
+                FN(push_lane_sums)(&g, o, w, n, buf + panel->g_off);
                 break;
             default:
-                FN(push_tiles)(&x, o, w, n, buf + panel->x_off + fill * VL, cap * VL);
-                FN(push_tiles)(&g, o, w, n, buf + panel->g_off + fill * VL, cap * VL);
+                FN(push_side)(panel, tiles && !panel->g_vectors, &x, o, w, n, buf + panel->x_off);
+                FN(push_side)(panel, tiles && panel->g_vectors, &g, o, w, n, buf + panel->g_off);
             }
             panel->fill += (int32_t)n;
             w += n;
@@ -469,6 +509,25 @@ static __attribute__((unused)) void FN(panel_flush)(nc_sinks *sinks)
     for (int32_t i = 0; i < sinks->n_panels; i++)
         if (sinks->panels[i].fill > 0)
             FN(flush_one)(sinks, sinks->panels + i);
+}
+
+/* The way of a panel, and which side is vectors: what VL columns cost least, in multiply-adds of a
+ * vector. Tiles: as many as the other side has rows for each output, and log2(VL) shuffles and a store to
+ * transpose a row, which cost two each; where x is the vectors, sums are added one by one. Dots: K J, and
+ * 0.6 K J for the sums across lanes. */
+static void FN(choose_way)(nc_panel *panel, int has_x, int64_t K, int64_t J)
+{
+    const int64_t K_whole = (K + VL - 1) / VL * VL, J_whole = (J + VL - 1) / VL * VL;
+    const int64_t transpose = panel->single ? 0 : 2 * (VL >= 16 ? 5 : VL >= 8 ? 4 : VL >= 4 ? 3 : 2);
+    const int64_t g_cost = K * J_whole + transpose * J_whole;
+    const int64_t x_cost = J * K_whole + transpose * K_whole + K * J / 2;
+    panel->g_vectors = g_cost <= x_cost;
+    if (!has_x)
+        panel->mode = panel->single ? NC_PANEL_SUMS : NC_PANEL_LANE_SUMS;
+    else if (!panel->single && 8 * K * J <= 5 * (panel->g_vectors ? g_cost : x_cost))
+        panel->mode = NC_PANEL_DOTS;
+    else
+        panel->mode = NC_PANEL_TILES;
 }
 
 /* Elements of a part of a panel with so many rows of `width`, in whole vectors and cache lines. */
@@ -490,46 +549,38 @@ static __attribute__((unused)) size_t FN(panel_layout)(const nc_program *p, int6
         nc_panel *panel = panels + in->panel;
         const int has_x = in->a.kind != NC_ABSENT;
         const int64_t K = has_x ? in->p[1] : 1, J = in->p[2];
-        int mode;
-        if (L == 1 && !has_x)
-            mode = NC_PANEL_SUMS;
-        else if (L > 1 && (!has_x || K * J <= 4 * (K + J))) /* measured: where both cost the same */
-            mode = NC_PANEL_LANE_SUMS;
-        else
-            mode = NC_PANEL_TILES;
+        *panel = (nc_panel){.K = (int32_t)K, .J = (int32_t)J, .acc_off = in->aux,
+                            .bias_off = in->dst.kind == NC_ABSENT ? -1 : in->dst.off,
+                            .single = L == 1};
+        FN(choose_way)(panel, has_x, K, J);
         /* A whole number of runs where they fit, so that a run's columns are not split. */
         const int64_t run = (int64_t)in->p[0] * in->p[3] * L;
-        const int64_t most = mode == NC_PANEL_LANE_SUMS ? NC_LANE_COLUMNS : NC_TILE_COLUMNS;
+        const int64_t most = panel->mode == NC_PANEL_LANE_SUMS ? NC_LANE_COLUMNS
+                             : panel->mode == NC_PANEL_DOTS    ? NC_DOT_COLUMNS
+                                                               : NC_TILE_COLUMNS;
         const int64_t cap = run < most ? most / run * run : most;
-        *panel = (nc_panel){.K = (int32_t)K, .J = (int32_t)J, .cap = (int32_t)cap, .fill = 0,
-                            .acc_off = in->aux, .has_x = has_x};
-        NC_MODE(panel) = mode;
+        panel->cap = (int32_t)cap;
+        /* Not a power of two: rows that begin in the same cache set push each other out. */
+        panel->row_step = (int32_t)(cap + 64 / (int64_t)sizeof(REAL));
         panel->x_off = panel->g_off = size;
-        if (mode == NC_PANEL_LANE_SUMS)
-            size += FN(part_size)(K * J, VL);
-        else if (mode == NC_PANEL_SUMS)
+        if (panel->mode == NC_PANEL_SUMS)
             size += FN(part_size)(J, 1);
+        else if (panel->mode == NC_PANEL_LANE_SUMS)
+            size += FN(part_size)(J, VL);
         else {
-            panel->g_off += FN(part_size)(K, cap);
-            size = panel->g_off + FN(part_size)(J, cap);
+            panel->g_off += FN(part_size)(K, panel->row_step);
+            panel->sums_off = panel->g_off + FN(part_size)(J, panel->row_step);
+            const int64_t sums = panel->mode == NC_PANEL_DOTS ? K * J : panel->bias_off < 0 ? 0 : J;
+            size = panel->sums_off + FN(part_size)(sums, VL);
         }
     }
     return (size_t)size;
 }
 
-#undef NC_MODE
 #undef NC_TILE_COLUMNS
 #undef NC_LANE_COLUMNS
-#undef NC_SHUFFLE
-#undef NC_LO_1
-#undef NC_HI_1
-#undef NC_LO_2
-#undef NC_HI_2
-#undef NC_LO_4
-#undef NC_HI_4
-#undef NC_LO_8
-#undef NC_HI_8
-#undef NC_STAGE
+#undef NC_DOT_COLUMNS
+#undef NC_DOT_ROWS
 #undef NC_TILE_ARGS
 #undef NC_TINIT_V
 #undef NC_TINIT
