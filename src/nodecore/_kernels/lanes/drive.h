@@ -320,10 +320,11 @@ static int FN(tile_step)(FN(lanes) *s)
         for (int64_t l = 0; l < L; l++)
             if (s->bad[l] || FN(method_failed)(T, l))
                 s->err[l] = HUGE_VAL;
-        for (int64_t l = L; l < s->pad; l++)
+        int64_t whole = (L + 7) & ~(int64_t)7; /* vectors of float64 */
+        for (int64_t l = L; l < whole; l++)
             s->err[l] = 1;
         control_factor(c, s->err, s->log_err, s->log_err1, s->log_err2, s->rejected_before,
-                       s->factor, s->pad);
+                       s->factor, whole);
     }
     for (int64_t l = 0; l < L; l++) {
         int ok = T->active[l] && (adaptive ? s->err[l] <= 1 : !s->bad[l] && !FN(method_failed)(T, l));
