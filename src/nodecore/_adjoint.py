@@ -6,7 +6,7 @@ import heapq
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from nodecore.status import InputError
 
 KEEP_ALL, KEEP_BINOMIAL, KEEP_ONLINE, KEEP_UNIFORM = range(4)
 
-# one chunk: (kind, slots, steps or 0 while unknown, steps of a segment)
-ChunkPlan = tuple[int, int, int, int]
+# one chunk: (kind, slots or the most entries, steps or 0 while unknown, steps of a segment, tile
+# steps from one state that may be kept to the next)
+ChunkPlan = tuple[int, int, int, int, int]
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9,
           "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}  # fmt: skip
@@ -142,21 +143,31 @@ class Continuous:
         "gauss": only lambda is solved for; the integrals for params and args are Gauss quadratures
         over the accepted backward steps; y comes from the forward solve's dense output.
         "interpolating": the integrals are part of the backward system. "backsolve": y too is solved
-        for again backwards, which keeps no steps in memory in other packages, and fails for damped
-        modes: they grow backwards. A warning says so when it is seen.
+        for again backwards, which needs no forward steps, and fails for damped modes: they grow
+        backwards. A warning says so when it is seen.
     method : str, optional
         Of the backward solve, adaptive; default: that of the forward solve, or "tsit5".
     rtol, atol : float, optional
         Of the backward solve; default: those of the forward solve. ``atol`` is relative to the
         sample's largest cotangent.
+    memory : int or str, optional
+        Bytes, or like "64 MiB": the most that is kept for the backward pass, over all samples. What
+        does not fit is computed again from checkpoints, a window of steps at a time. None: every
+        forward step is kept where they fit in a quarter of the memory that the process may use;
+        else that is the budget.
 
     Raises
     ------
     InputError
-        If a value is not possible.
+        If a value is not possible; in `solve`, if ``memory`` is too small, with the smallest that
+        works.
 
     Notes
     -----
+    Within a budget a backward solve may be cut between outputs, at the end of a forward step or
+    after a number of its own steps. Where nothing is cut, the cotangents of the states have the
+    same bits as without a limit; else they agree up to the tolerance.
+
     Cao, Li, Petzold & Serban, Adjoint sensitivity analysis for differential-algebraic equations,
     SIAM J. Sci. Comput. 24 (2003) 1076-1089; Kim et al., Stiff neural ordinary differential
     equations, Chaos 31 (2021) 093122. See docs/math/continuous-adjoint.md.
@@ -175,8 +186,11 @@ class Continuous:
     method: str | None = None
     rtol: float | None = None
     atol: float | None = None
+    memory: int | str | None = None
 
     def __post_init__(self) -> None:
+        if self.memory is not None:
+            parse_bytes(self.memory)
         if self.mode not in ("gauss", "interpolating", "backsolve"):
             raise InputError(
                 f'mode must be "gauss", "interpolating" or "backsolve", not {self.mode!r}'
@@ -319,10 +333,7 @@ class Plan:
                 besides += budget // 16
             least = besides + n_chunks * (overhead + checkpoint)
             if budget < least:
-                raise InputError(
-                    f"memory={a.memory!r} is too small: one checkpoint for each of the {n_chunks} "
-                    f"chunks of {lanes} lanes needs {least} bytes"
-                )
+                raise _too_small(a.memory, lanes, n_chunks, "", least)
             traces = min(traces, budget // 4, budget - least)
             share = (budget - traces - besides) // n_chunks - overhead
         plans: list[ChunkPlan] = []
@@ -375,23 +386,168 @@ class Plan:
         if slots >= 1 << 40:
             raise InputError("checkpoints is too large")
         if a.schedule == "uniform":
-            return (KEEP_UNIFORM, int(slots), n, n), 0
+            return (KEEP_UNIFORM, int(slots), n, n, 1), 0
         if not n:
-            return (KEEP_ONLINE, int(slots), 0, 0), 0
+            return (KEEP_ONLINE, int(slots), 0, 0, 1), 0
         segment = segment or n
         each = slots // (n // segment) if segment < n else slots
         from nodecore.schedule import optimal_recomputation  # only a limited record needs it
 
         again = optimal_recomputation(min(segment, n), int(each)) * (n // min(segment, n))
-        return (KEEP_BINOMIAL, int(slots), n, segment), again * lane_steps // max(n, 1)
+        return (KEEP_BINOMIAL, int(slots), n, segment, 1), again * lane_steps // max(n, 1)
 
 
-def plan_for(adjoint: Adjoint, counts: Callable[[], Any], events: bool = False) -> Plan:
-    """The plan of a record; ``counts`` gives the samples' steps where they are known."""
-    if isinstance(adjoint, Continuous):
-        return Plan(
-            Discrete(), None, text=f"continuous, {adjoint.mode}: every forward step is kept"
+def _too_small(memory: Any, lanes: int, n_chunks: int, besides: str, least: int) -> InputError:
+    return InputError(
+        f"memory={memory!r} is too small: one checkpoint for each of the {n_chunks} chunks of "
+        f"{lanes} lanes{besides} needs {least} bytes"
+    )
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """What one step of one sample takes in a backward pass by the continuous adjoint."""
+
+    columns: int  # in the arrays of `Run.steps`
+    polynomial: int  # as a piece of the curve
+    waiting: int  # a backward step until its integrals are evaluated; 0: there are none
+
+    # Columns of a window: as they are read, and joined in the order of samples. Of a backward step
+    # besides, while it waits, and joined with the others that waited.
+    READ, WAITED = 2, 4
+    # Pieces of the curve: those carried on from a later window, at most as many as the window has,
+    # beside the new ones, and both joined.
+    HELD = 4
+
+    @classmethod
+    def of(cls, adjoint: Continuous, method: Any, dim: int, itemsize: int) -> StepBytes:
+        """For a forward solve by ``method`` of ``dim`` components."""
+        state = dim * itemsize
+        back = method if adjoint.method is None else methods.get(adjoint.method)
+        numbers = 8 + 8 + 1 + 3 * 8  # sample, output, flags and times
+        columns = numbers + (1 + _stages(back)) * state
+        entry = columns + (64 if _stages(back) else 0) + 16  # as it is aligned
+        return cls(
+            numbers + (1 + _stages(method)) * state,
+            3 * 8 + (method.P.shape[1] + 1) * state,
+            entry + columns * cls.WAITED if adjoint.mode == "gauss" else 0,
         )
+
+
+def _stages(method: Any) -> int:
+    """Stages that a step keeps: those that are found by iteration."""
+    method = getattr(method, "stiff", method)
+    return 0 if method.family in ("explicit", "rosenbrock") else int(method.n_stages)
+
+
+@dataclass
+class ContinuousPlan:
+    """How the continuous adjoint keeps the forward solution.
+
+    Without a limit: every step. Within a budget: checkpoints, from which a window of ``window``
+    tile steps of ``group`` chunks is made again at a time; and room for what it is turned into and
+    for ``waiting`` backward steps.
+    """
+
+    adjoint: Continuous
+    size: StepBytes
+    budget: int
+    window: int = 0  # tile steps; 0: every step is kept
+    group: int = 0
+    waiting: int = 0
+    text: str = ""
+
+    # Samples are solved backwards together, within a budget, as long as each may make this many
+    # steps at once. A solve that needs more goes on from where it was.
+    LEAST_STEPS = 32
+    # Tile steps of a window for which fewer chunks are read at a time.
+    WORTH_A_WINDOW = 8
+
+    def __call__(
+        self, lanes: int, bounds: Sequence[int], checkpoint: int, overhead: int, besides: int
+    ) -> tuple[list[ChunkPlan] | None, int]:
+        """As `Plan`."""
+        n, a, size = len(bounds) - 1, self.adjoint, self.size
+        self.text = f"continuous, {a.mode}: every forward step is kept"
+        fixed = besides + n * (overhead + checkpoint)
+        if a.mode == "backsolve":
+            if a.memory is not None and self.budget < fixed:
+                raise _too_small(a.memory, lanes, n, "", fixed)
+            self.text = f"continuous, {a.mode}: no forward step is kept, only the first states"
+            return [(KEEP_ONLINE, 1, 0, 0, 1)] * n, 0
+        if self.window == 0 and a.memory is None:
+            entry = overhead
+            most = max((self.budget - besides) // (n * entry), 1)
+            return [(KEEP_ALL, most, 0, 0, 1)] * n, 0
+        read = lanes * (StepBytes.READ * size.columns + StepBytes.HELD * size.polynomial)
+        waiting = 2 * self.LEAST_STEPS * size.waiting  # of one sample: see `together`
+        least = fixed + overhead + read + waiting
+        if self.budget < least:
+            with_window = ", a step of one of them" + (", and its integrals" if waiting else "")
+            raise _too_small(a.memory or self.budget, lanes, n, with_window, least)
+        # what is left: half to checkpoints, half to the window and the backward steps
+        left = (self.budget - least) // 2
+        slots = 1 + left // (n * checkpoint)
+        back = left // 2 if waiting else 0
+        room = left - back + overhead + read
+        self.waiting = (waiting + back) // size.waiting if waiting else 0
+        self.group = n
+        if room < self.WORTH_A_WINDOW * (n * read + overhead):
+            fewer = (room // self.WORTH_A_WINDOW - overhead) // read
+            self.group = max(1, min(n, fewer))
+        self.window = room // (self.group * read + overhead)
+        self.text = (
+            f"continuous, {a.mode}: at most {slots} checkpoints of {checkpoint} bytes in "
+            + (f"each of {n} chunks" if n > 1 else "one chunk")
+            + f"; from them windows of at most {self.window} tile steps"
+            + (f" of {self.group} chunks at a time" if n > 1 else "")
+        )
+        return [(KEEP_ONLINE, int(slots), 0, 0, int(self.window))] * n, 0
+
+    def together(self, n: int, vector_lanes: int) -> tuple[int, int]:
+        """How many of ``n`` samples to solve backwards at once, and how many steps each may make.
+
+        Entries of a record are of all lanes of a tile: those of a `CappedPlan` hold at most ``steps
+        (m + max(m / 2, lanes))`` lanes, for m samples and a chunk for each two tiles; for m <= 2, a
+        chunk each, ``2 m steps``.
+        """
+
+        def steps(m: int) -> int:
+            return int(self.waiting / (2 * m if m <= 2 else m + max(m / 2, 2 * vector_lanes)))
+
+        if steps(n) >= self.LEAST_STEPS:
+            return n, steps(n)
+        per_sample = self.waiting // self.LEAST_STEPS
+        m = min(per_sample - 2 * vector_lanes, 2 * per_sample // 3)
+        if m <= 2:
+            m = 2 if n > 1 and steps(2) >= self.LEAST_STEPS else 1
+        return m, steps(m)
+
+    def limited(self) -> ContinuousPlan:
+        """The same for steps that did not fit."""
+        return replace(self, window=1)
+
+
+@dataclass
+class CappedPlan:
+    """A record that holds the steps of samples that may make ``steps`` each, and no more."""
+
+    steps: int
+
+    def __call__(
+        self, lanes: int, bounds: Sequence[int], checkpoint: int, overhead: int, besides: int
+    ) -> tuple[list[ChunkPlan] | None, int]:
+        """As `Plan`."""
+        counts = np.diff(bounds)
+        return [(KEEP_ALL, int(c) * self.steps // lanes + self.steps, 0, 0, 1) for c in counts], 0
+
+
+def plan_for(adjoint: Adjoint, counts: Callable[[], Any], events: bool, size: Any) -> Any:
+    """The plan of a record; ``counts`` gives the samples' steps where they are known, ``size`` the
+    solve's (method, dim, itemsize)."""
+    if isinstance(adjoint, Continuous):
+        budget = quarter_of_memory() if adjoint.memory is None else parse_bytes(adjoint.memory)
+        return ContinuousPlan(adjoint, StepBytes.of(adjoint, *size), budget)
     if isinstance(adjoint, Reversible):
         every = max(round(5 / (1 - adjoint.coupling)), 1)
         return Plan(

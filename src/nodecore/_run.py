@@ -104,7 +104,10 @@ def run(
     progress: Any,
     signature: Signature | None = None,
     given_events: tuple[Array, Array, Array] | None = None,
+    record: Any = None,
 ) -> tuple[Any, OpaquePull | None]:
+    """A run and, of an opaque field, its vjp. ``record``: the plan of what it keeps, if it is not
+    what ``inputs.adjoint`` asks for."""
     given = inputs.given
     state, when, arg = given.state, given.when, given.args
     keep = inputs.keep
@@ -131,10 +134,12 @@ def run(
         if type(inputs.fun) is Field and known and plan.pure(inputs.events):
             inputs.fun.plans[(signature, given.params_treedef, inputs.events)] = fields
         uniform = fields.uniform(given.params)
-    record = None
-    if keep:
+    if keep and record is None:
         record = _adjoint.plan_for(
-            inputs.adjoint or Discrete(), lambda: _counts(inputs, grid), bool(inputs.events)
+            inputs.adjoint or Discrete(),
+            lambda: _counts(inputs, grid),
+            bool(inputs.events),
+            (inputs.method, state.y0.shape[1], dtype.itemsize),
         )
     events = None
     if inputs.events:
@@ -142,33 +147,37 @@ def run(
             np.array([e.direction for e in inputs.events], np.int32),
             np.array([e.terminal for e in inputs.events], np.int32),
         )
-    made = plan.Run(
-        fields,
-        uniform,
-        (
-            state.y0,
-            None if opaque else arg.flat,
-            when.t,
-            when.t_off,
-            when.out_off,
-            *inputs.stops,
-            *grid,
-        ),
-        inputs.control,
-        record,
-        opaque,
-        inputs.curve,
-        events,
-        given_events,
-        inputs.grid_k,
+    values = (
+        state.y0,
+        None if opaque else arg.flat,
+        when.t,
+        when.t_off,
+        when.out_off,
+        *inputs.stops,
+        *grid,
     )
     seconds = math.inf if deadline is None else deadline
-    if progress:
-        with _bar(progress) as report:
-            made.forward(inputs.threads, seconds, report)
-    else:
-        made.forward(inputs.threads, seconds)
-    return made, pull
+    while True:
+        made = plan.Run(
+            fields,
+            uniform,
+            values,
+            inputs.control,
+            record,
+            opaque,
+            inputs.curve,
+            events,
+            given_events,
+            inputs.grid_k,
+        )
+        if progress:
+            with _bar(progress) as report:
+                made.forward(inputs.threads, seconds, report)
+        else:
+            made.forward(inputs.threads, seconds)
+        if not made.outgrown:
+            return made, pull
+        record = record.limited()
 
 
 def _fields(inputs: Inputs) -> Any:

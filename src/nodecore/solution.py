@@ -299,7 +299,7 @@ class Solution:
             )
         rows = np.zeros_like(self._run.y) if dy is None else self._rows(dy)
         if isinstance(self._in.adjoint, Continuous):
-            return continuous(self._run, self._in, self._frozen().steps, self._in.adjoint, rows)
+            return continuous(self._run, self._in, self._in.adjoint, rows)
         return gradient.discrete(
             self._run, self._in.given, rows, self._in.threads, self._pull, events=bars
         )
