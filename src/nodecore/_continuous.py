@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from nodecore import _run, gradient, methods, plan, tree
-from nodecore._adjoint import CappedPlan, Continuous
+from nodecore._adjoint import Continuous
 from nodecore._curve import Curve, at_once, nbytes
 from nodecore._inputs import Args, Array, State, Times
+from nodecore._record import CappedPlan
 from nodecore._run import ADAPTIVE, NO_GRID, Inputs
 from nodecore.control import resolve
 from nodecore.gradient import Given, Gradient, GridRule
@@ -164,6 +165,8 @@ class Backward:
 
     def _go(self, who: Array, to: Array) -> None:
         """Solve the samples ``who`` back to the times ``to``."""
+        if not who.size:
+            return
         together, steps = len(who), None
         if self.gains and self.run.plan.window:
             together, steps = self.run.plan.together(len(who), self.run.fields.vector_lanes)
@@ -280,25 +283,21 @@ class Backward:
         for samples in curve.windows():
             self.template.curve = curve.pieces
             self._go_to_outputs(samples)
-            if curve.limited:
+            if curve.too_many():
                 self._cut(samples)
             if self.sums is not None:
                 self.sums.flush()  # while the curve is there
+            self.template.curve = None
             curve.forget()
 
     def _cut(self, samples: Array) -> None:
-        """Where the pieces that are still needed have no room beside those of the next window: go
-        to their begin, at the end of a step, where lambda is smooth enough to begin again."""
-        curve = self.curve
-        assert curve is not None
-        if np.count_nonzero(self._needed(curve.sample, curve.pieces[1])) > curve.most:
-            begin = curve.begin(samples)
-            some = self.place[samples] > self.first[samples]
-            some &= self.sign[samples] * (begin - self.at[samples]) < 0
-            self._go(samples[some], begin[some])
-            if self.sums is not None:
-                self.sums.flush()
-            curve.drop()
+        """Go to where the curve begins, at the end of a step: lambda is smooth enough there to
+        begin again."""
+        assert self.curve is not None
+        begin = self.curve.begin(samples)
+        some = self.place[samples] > self.first[samples]
+        some &= self.sign[samples] * (begin - self.at[samples]) < 0
+        self._go(samples[some], begin[some])
 
     def gradient(self, dy: Array) -> Gradient:
         """The gradient of <dy, y>."""

@@ -72,7 +72,7 @@ class Curve:
         if not self.limited:
             self.window = max(_WINDOW // (lanes * n_chunks * plan.size.polynomial), 1)
             self.group = n_chunks
-        self.most = self.window * self.group * lanes  # pieces of a window
+        self.most = self.window * self.group * lanes  # pieces of a window, at most
 
     # ---- windows ------------------------------------------------------------------------------
 
@@ -124,10 +124,10 @@ class Curve:
             _, start, size, coef = self.pieces
             self._hold((self.sample[wanted], start[wanted], size[wanted], coef[wanted]))
 
-    def drop(self) -> None:
-        """Let go of all pieces."""
-        _, start, size, coef = self.pieces
-        self._hold((self.sample[:0], start[:0], size[:0], coef[:0].copy()))
+    def too_many(self) -> bool:
+        """Whether the pieces that are still needed have no room beside those of the next window."""
+        wanted = self.needed(self.sample, self.pieces[1])
+        return self.limited and bool(np.count_nonzero(wanted) > self.most)
 
     def _hold(self, pieces: Pieces) -> None:
         self.sample, start, size, coef = pieces

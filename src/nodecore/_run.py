@@ -7,13 +7,14 @@ the grid's form, so they stand together.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nodecore import _adjoint, _inputs, plan, tree
+from nodecore import _inputs, _record, plan, tree
 from nodecore._adjoint import Adjoint, Continuous, Discrete
 from nodecore._field import Field, Opaque
 from nodecore._inputs import Array, State, Times
@@ -135,7 +136,7 @@ def run(
             inputs.fun.plans[(signature, given.params_treedef, inputs.events)] = fields
         uniform = fields.uniform(given.params)
     if keep and record is None:
-        record = _adjoint.plan_for(
+        record = _record.plan_for(
             inputs.adjoint or Discrete(),
             lambda: _counts(inputs, grid),
             bool(inputs.events),
@@ -156,7 +157,7 @@ def run(
         *inputs.stops,
         *grid,
     )
-    seconds = math.inf if deadline is None else deadline
+    until = math.inf if deadline is None else time.monotonic() + deadline
     while True:
         made = plan.Run(
             fields,
@@ -170,6 +171,7 @@ def run(
             given_events,
             inputs.grid_k,
         )
+        seconds = until - time.monotonic()
         if progress:
             with _bar(progress) as report:
                 made.forward(inputs.threads, seconds, report)
@@ -177,7 +179,7 @@ def run(
             made.forward(inputs.threads, seconds)
         if not made.outgrown:
             return made, pull
-        record = record.limited()
+        record = record.limited()  # the steps do not fit: once more, within the budget
 
 
 def _fields(inputs: Inputs) -> Any:

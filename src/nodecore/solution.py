@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from nodecore import _forward, _run, gradient, plan, plot, tree
-from nodecore._adjoint import Continuous, Plan
+from nodecore._adjoint import Continuous
 from nodecore._continuous import continuous
 from nodecore._failure import component
 from nodecore._inputs import Array
+from nodecore._record import Plan
 from nodecore._run import Grid, Inputs
 from nodecore.gradient import Gradient, OpaquePull
 from nodecore.ir.graph import STEP

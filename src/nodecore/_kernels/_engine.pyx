@@ -1141,8 +1141,8 @@ cdef class Run:
         return L, min(chunks, most)
 
     def forward(self, int n_threads, double deadline, progress=None):
-        """Solves. Raises what a callback or a signal raised. Where the steps do not fit into the plan's
-        record, the solve ends early and `outgrown` says so."""
+        """Solves. Raises what a callback or a signal raised. Where the steps do not fit into the
+        record that was planned, the solve ends early and `outgrown` says so."""
         cdef nc_problem *p = &self.p
         cdef const nc_backend *be = self.be
         cdef void *state = NULL
@@ -1327,7 +1327,7 @@ cdef class Run:
             return self._walked()
         parts = []
         for chunk in range(self.n_records if self.records != NULL else 0):
-            self._entries(chunk, -1, 0, parts)
+            self._read(chunk, -1, 0, parts)
         return self._joined(parts)
 
     def window(self, chunks, begin, end):
@@ -1338,7 +1338,7 @@ cdef class Run:
         parts, most = [], 0
         for chunk, first, last in zip(chunks, begin, end):
             if first < last:
-                most = max(most, self._entries(chunk, first, last, parts))
+                most = max(most, self._read(chunk, first, last, parts))
         return self._joined(parts), most
 
     def forget_recomputed(self):
@@ -1347,7 +1347,7 @@ cdef class Run:
         for i in range(self.n_records):
             self.records[i].recomputed = 0
 
-    def _entries(self, int64_t chunk, int64_t begin, int64_t end, list parts):
+    def _read(self, int64_t chunk, int64_t begin, int64_t end, list parts):
         """The accepted steps of entries of a chunk (begin -1: all), behind those of ``parts``; the
         bytes of what was made again for them."""
         cdef int64_t j, n, made = 0
