@@ -250,7 +250,7 @@ class ContinuousPlan:
             f"continuous, {a.mode}: at most {slots} checkpoints of {checkpoint} bytes in "
             + (f"each of {n} chunks" if n > 1 else "one chunk")
             + f"; from them windows of at most {self.window} tile steps"
-            + (f" of {self.group} chunks at a time" if n > 1 else "")
+            + (f", of {self.group} of the chunks at a time" if n > 1 else "")
         )
         return [(KEEP_ONLINE, slots, 0, 0, self.window)] * n, 0
 
