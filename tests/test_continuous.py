@@ -393,13 +393,13 @@ def test_coarse_fixed_steps_are_not_taken_for_damped_modes():
 @pytest.mark.parametrize("mode", MODES)
 def test_windows_of_the_forward_solution_change_nothing(mode, monkeypatch):
     """Few polynomials at a time, or all at once: the same bits in lambda."""
-    from nodecore import _continuous
+    from nodecore import _continuous, _curve
 
     t = [np.linspace(0, 1 + 0.2 * i, 4 + 3 * i) for i in range(B)]
     sol = nc.solve(field, Y0, t, PARAMS, ARGS, rtol=1e-8, adjoint=nc.Continuous(mode))
     dy = cotangent(sol)
     whole = sol.vjp(dy)
-    monkeypatch.setattr(_continuous, "_WINDOW", 20)
+    monkeypatch.setattr(_curve, "_WINDOW", 1)
     monkeypatch.setattr(_continuous, "_WAITING", 7)
     parts = sol.vjp(dy)
     np.testing.assert_array_equal(parts.y0, whole.y0)

@@ -18,14 +18,12 @@ controllers. Gradients:
 `stability`, `diagnose`.
 """
 
-from nodecore import losses, methods, nn, optim
+from typing import TYPE_CHECKING, Any
+
+from nodecore import methods
 from nodecore._adjoint import Continuous, Discrete, Reversible
-from nodecore._check import gradcheck, gradient_error
-from nodecore._diagnose import Diagnosis, diagnose
 from nodecore._field import Split, field, linear, opaque
-from nodecore._fit import fit
 from nodecore._solve import solve
-from nodecore._stability import Stability, stability
 from nodecore.control import FixedStep, IController, PIController, PIDController
 from nodecore.events import Event
 from nodecore.ir.transforms import divergence, grad, jvp, vjp
@@ -43,7 +41,28 @@ from nodecore.status import (
 )
 from nodecore.tree import ravel
 
+if TYPE_CHECKING:
+    from nodecore import losses, nn, optim
+    from nodecore._check import gradcheck, gradient_error
+    from nodecore._diagnose import Diagnosis, diagnose
+    from nodecore._fit import fit
+    from nodecore._stability import Stability, stability
+
 __version__ = "0.1.0"
+
+# Imported when they are asked for: a script that only solves does not pay for them.
+_LATER = {
+    "Diagnosis": "_diagnose",
+    "Stability": "_stability",
+    "diagnose": "_diagnose",
+    "fit": "_fit",
+    "gradcheck": "_check",
+    "gradient_error": "_check",
+    "losses": "losses",
+    "nn": "nn",
+    "optim": "optim",
+    "stability": "_stability",
+}
 
 __all__ = [
     "Continuous",
@@ -86,3 +105,17 @@ __all__ = [
     "stability",
     "vjp",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'nodecore' has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(f"nodecore.{_LATER[name]}")
+    value = globals()[name] = module if _LATER[name] == name else getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

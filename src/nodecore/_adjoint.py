@@ -1,11 +1,9 @@
-"""Which gradient, within which memory: `Discrete` and the others, and the plan of a record."""
+"""Which gradient, within which memory: `Discrete`, `Continuous`, `Reversible`."""
 
 from __future__ import annotations
 
-import heapq
 import os
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +11,6 @@ import numpy as np
 
 from nodecore import methods
 from nodecore.status import InputError
-
-KEEP_ALL, KEEP_BINOMIAL, KEEP_ONLINE, KEEP_UNIFORM = range(4)
-
-# one chunk: (kind, slots, steps or 0 while unknown, steps of a segment)
-ChunkPlan = tuple[int, int, int, int]
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9,
           "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}  # fmt: skip
@@ -142,21 +135,31 @@ class Continuous:
         "gauss": only lambda is solved for; the integrals for params and args are Gauss quadratures
         over the accepted backward steps; y comes from the forward solve's dense output.
         "interpolating": the integrals are part of the backward system. "backsolve": y too is solved
-        for again backwards, which keeps no steps in memory in other packages, and fails for damped
-        modes: they grow backwards. A warning says so when it is seen.
+        for again backwards, which needs no forward steps, and fails for damped modes: they grow
+        backwards. A warning says so when it is seen.
     method : str, optional
         Of the backward solve, adaptive; default: that of the forward solve, or "tsit5".
     rtol, atol : float, optional
         Of the backward solve; default: those of the forward solve. ``atol`` is relative to the
         sample's largest cotangent.
+    memory : int or str, optional
+        Bytes, or like "64 MiB": the most that is kept for the backward pass, over all samples. What
+        does not fit is computed again from checkpoints, a window of steps at a time. None: every
+        forward step is kept where they, and what going back makes of them, fit in a quarter of the
+        memory that the process may use; else that is the budget.
 
     Raises
     ------
     InputError
-        If a value is not possible.
+        If a value is not possible; in `solve`, if ``memory`` is too small, with the smallest that
+        works.
 
     Notes
     -----
+    Within a budget a backward solve may be cut between outputs, at the end of a forward step or
+    after a number of its own steps. Where nothing is cut, the cotangents of the states have the
+    same bits as without a limit; else they agree up to the tolerance.
+
     Cao, Li, Petzold & Serban, Adjoint sensitivity analysis for differential-algebraic equations,
     SIAM J. Sci. Comput. 24 (2003) 1076-1089; Kim et al., Stiff neural ordinary differential
     equations, Chaos 31 (2021) 093122. See docs/math/continuous-adjoint.md.
@@ -175,8 +178,11 @@ class Continuous:
     method: str | None = None
     rtol: float | None = None
     atol: float | None = None
+    memory: int | str | None = None
 
     def __post_init__(self) -> None:
+        if self.memory is not None:
+            parse_bytes(self.memory)
         if self.mode not in ("gauss", "interpolating", "backsolve"):
             raise InputError(
                 f'mode must be "gauss", "interpolating" or "backsolve", not {self.mode!r}'
@@ -259,148 +265,3 @@ def resolve(adjoint: Any) -> Adjoint | None:
         'adjoint must be None, "auto", "discrete", "continuous", "reversible", an nc.Discrete, '
         f"nc.Continuous or nc.Reversible, not {adjoint!r}"
     )
-
-
-def tile_steps(counts: Sequence[int], lanes: int) -> int:
-    """Steps of a tile that works through samples of these many steps, refilling its lanes."""
-    counts = [int(c) for c in counts if c > 0]
-    if len(set(counts)) <= 1:
-        return (counts[0] if counts else 0) * -(-len(counts) // lanes)
-    ends = [0] * min(lanes, len(counts))
-    for c in counts:
-        heapq.heapreplace(ends, ends[0] + c)
-    return max(ends)
-
-
-def _cache_bytes() -> int:
-    """Step traces are worth keeping while they stay in the last-level cache: half of it."""
-    global _cache
-    if _cache is None:
-        size = 16 << 20
-        for level in (3, 2):
-            try:
-                with open(f"/sys/devices/system/cpu/cpu0/cache/index{level}/size") as f:
-                    size = parse_bytes(f.read().replace("K", " KiB").replace("M", " MiB"))
-                break
-            except (OSError, InputError):
-                pass
-        _cache = min(max(size // 2, 2 << 20), 32 << 20)
-    return _cache
-
-
-_cache: int | None = None
-
-
-@dataclass
-class Plan:
-    """How one solve's record is kept: made when the kernels say how the batch is cut."""
-
-    adjoint: Discrete
-    counts: Any  # steps of each sample, or None while unknown
-    events: bool = False  # there may be events, whose number nobody knows
-    chunks: list[ChunkPlan] | None = None
-    text: str = "discrete: every accepted step is kept"
-
-    def __call__(
-        self, lanes: int, bounds: Sequence[int], checkpoint: int, overhead: int, besides: int
-    ) -> tuple[list[ChunkPlan] | None, int]:
-        """The chunks' plans (None: no limit), and bytes for step traces; see Run."""
-        a = self.adjoint
-        n_chunks = len(bounds) - 1
-        traces = _cache_bytes()
-        if not a.limited:
-            return None, traces
-        share = None
-        if a.checkpoints is not None or a.schedule != "auto":
-            traces = 0
-        if a.memory is not None:
-            budget = parse_bytes(a.memory)
-            if self.events:
-                besides += budget // 16
-            least = besides + n_chunks * (overhead + checkpoint)
-            if budget < least:
-                raise InputError(
-                    f"memory={a.memory!r} is too small: one checkpoint for each of the {n_chunks} "
-                    f"chunks of {lanes} lanes needs {least} bytes"
-                )
-            traces = min(traces, budget // 4, budget - least)
-            share = (budget - traces - besides) // n_chunks - overhead
-        plans: list[ChunkPlan] = []
-        predicted = 0
-        for lo, hi in zip(bounds[:-1], bounds[1:], strict=True):
-            plan, again = self._chunk(lanes, lo, hi, checkpoint, share)
-            plans.append(plan)
-            predicted += again
-        self.chunks = plans
-        slots = max(p[1] for p in plans)
-        how = {
-            KEEP_BINOMIAL: "binomial checkpoints,",
-            KEEP_ONLINE: "binomial checkpoints, placed online, at most",
-            KEEP_UNIFORM: "uniform checkpoints, at most",
-        }[plans[0][0]]
-        known = self.counts is not None
-        self.text = (
-            f"discrete: {how} {slots} slots of {checkpoint} bytes in "
-            + (f"each of {n_chunks} chunks" if n_chunks > 1 else "one chunk")
-            + (f"; predicted recomputation {predicted} lane steps" if known else "")
-            + (
-                "; all steps fit"
-                if known and predicted == 0 and plans[0][0] == KEEP_BINOMIAL
-                else ""
-            )
-        )
-        return plans, traces
-
-    def _chunk(
-        self, lanes: int, lo: int, hi: int, checkpoint: int, share: int | None
-    ) -> tuple[ChunkPlan, int]:
-        a = self.adjoint
-        n = segment = 0
-        lane_steps = 0
-        counts: list[int] = []
-        if self.counts is not None:
-            counts = [int(c) for c in self.counts[lo:hi] if c > 0]
-            n = tile_steps(counts, lanes)
-            lane_steps = sum(counts)
-        slots = 1 << 62 if share is None else share // checkpoint
-        equal = len(set(counts)) == 1
-        if a.checkpoints is not None:
-            generations = n // counts[0] if equal else 1
-            per_sample = min(a.checkpoints, counts[0]) if equal else a.checkpoints
-            if per_sample * generations <= slots:
-                slots = per_sample * generations
-                segment = counts[0] if equal and generations > 1 else 0
-        if n:
-            slots = min(slots, n)
-        if slots >= 1 << 40:
-            raise InputError("checkpoints is too large")
-        if a.schedule == "uniform":
-            return (KEEP_UNIFORM, int(slots), n, n), 0
-        if not n:
-            return (KEEP_ONLINE, int(slots), 0, 0), 0
-        segment = segment or n
-        each = slots // (n // segment) if segment < n else slots
-        from nodecore.schedule import optimal_recomputation  # only a limited record needs it
-
-        again = optimal_recomputation(min(segment, n), int(each)) * (n // min(segment, n))
-        return (KEEP_BINOMIAL, int(slots), n, segment), again * lane_steps // max(n, 1)
-
-
-def plan_for(adjoint: Adjoint, counts: Callable[[], Any], events: bool = False) -> Plan:
-    """The plan of a record; ``counts`` gives the samples' steps where they are known."""
-    if isinstance(adjoint, Continuous):
-        return Plan(
-            Discrete(), None, text=f"continuous, {adjoint.mode}: every forward step is kept"
-        )
-    if isinstance(adjoint, Reversible):
-        every = max(round(5 / (1 - adjoint.coupling)), 1)
-        return Plan(
-            Discrete(),
-            None,
-            text=f"reversible, coupling {adjoint.coupling:g}: steps are undone; kept are the last "
-            f"states, those behind every {every} steps, and the ends of adaptive steps",
-        )
-    return Plan(adjoint, counts(), events) if adjoint.limited else _UNLIMITED
-
-
-_UNLIMITED = Plan(Discrete(), None)

@@ -1,16 +1,15 @@
 """The continuous adjoint: lambda' = -f_y^T lambda, backwards (docs/math/continuous-adjoint.md).
 
 The interval between two outputs that have a cotangent is one solve of the batch, from its later end
-to its earlier one; at an output lambda gains its cotangent. y(t) is a polynomial a forward step,
-looked up by the kernels. (One file, though long: the curve, the backward solves and the quadrature
-are steps of one computation and share its state.)
+to its earlier one; at an output lambda gains its cotangent. y(t) comes from the forward steps of a
+window at a time (`_curve.py`), and intervals are solved as soon as it holds them. (One file, though
+long: the backward solves and the quadrature are steps of one computation and share its state.)
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,9 @@ import numpy as np
 
 from nodecore import _run, gradient, methods, plan, tree
 from nodecore._adjoint import Continuous
+from nodecore._curve import Curve, at_once, nbytes
 from nodecore._inputs import Args, Array, State, Times
+from nodecore._record import CappedPlan
 from nodecore._run import ADAPTIVE, NO_GRID, Inputs
 from nodecore.control import resolve
 from nodecore.gradient import Given, Gradient, GridRule
@@ -31,10 +32,11 @@ _ROOTS = np.sqrt(3 / 7 + np.array([2, -2]) / 7 * math.sqrt(6 / 5))
 _NODES = (1 + np.concatenate([-_ROOTS, _ROOTS[::-1]])) / 2
 _WEIGHTS = (18 + np.array([-1, 1, 1, -1]) * math.sqrt(30)) / 72
 
-# Backward steps that wait for their quadrature, at most, and forward steps whose polynomials are
-# held at once, unless one interval has more: many at once share the cost of a call.
+# Backward steps that wait for their quadrature, at most: many at once share the cost of a call.
 _WAITING = 4096
-_WINDOW = 8192
+
+# Steps of a backward solve, at most.
+_MAX_STEPS = 1_000_000
 
 # backsolve: how far y may drift from what was solved, in tolerances, before a warning
 _DRIFT = 1e3
@@ -45,25 +47,11 @@ _DAMPED = (
 )
 
 
-def _last_before(start: Array, size: Array, ranges: Array, t: Array) -> Array:
-    """For each time the last of the pieces in its range (n, 2) that starts there or before."""
-    first, last = ranges[:, 0], ranges[:, 1] - 1
-    sign = np.sign(size[first])
-    while (first < last).any():
-        middle = (first + last + 1) // 2
-        before = sign * (t - start[middle]) >= 0
-        first = np.where(before, middle, first)
-        last = np.where(before, last, middle - 1)
-    return first
-
-
 class Backward:
     """One gradient by the continuous adjoint of one solution."""
 
-    def __init__(
-        self, run: Any, inputs: Inputs, steps: tuple[Array, ...], spec: Continuous
-    ) -> None:
-        self.run, self.steps, self.spec = run, steps, spec
+    def __init__(self, run: Any, inputs: Inputs, spec: Continuous) -> None:
+        self.run, self.spec = run, spec
         self.inputs = inputs
         given = inputs.given
         self.B, self.dim = given.state.y0.shape
@@ -85,87 +73,26 @@ class Backward:
         self.t = given.when.t[given.when.t_off[self.owner] + place]
         solved = np.array([Status(int(s)).ok for s in run.status])
         self.reached = place < np.where(solved, run.ints[3], 0)[self.owner]
-        sample = steps[0]
-        count = np.bincount(sample, minlength=self.B)
-        self.ranges = np.cumsum(count)[:, None] - np.stack([count, 0 * count], axis=1)
-        self.curve: tuple[Array, ...] | None = None
+        last = given.when.t[given.when.t_off + np.diff(off) - 1]
+        self.sign = np.where(last >= given.when.t[given.when.t_off], 1.0, -1.0)
         size = self.dim
         if spec.mode != "gauss":
             size += self.n_params + self.n_args
         if spec.mode == "backsolve":
             size += self.dim
+        self.gains = spec.mode == "gauss" and self.n_params + self.n_args > 0
         self.template = self._template(size)
-
-    # ---- the forward solution as a function of time -------------------------------------------
-
-    def _curve(self, begin: Array, end: Array) -> tuple[Array, ...]:
-        """y(t) as polynomials in theta, one a forward step: ranges, starts, sizes, coefficients.
-
-        Of sample b the steps begin[b] to end[b] - 1.
-        """
-        count = end - begin
-        last = np.cumsum(count)
-        index = np.repeat(end - last, count) + np.arange(last[-1])
-        steps = tuple([column[index] for column in self.steps])
-        _, _, _, t_n, h, t_end, y_n, _ = steps
-        degree = self.inputs.method.P.shape[1]
-        theta = (1 - np.cos(np.pi * np.arange(degree + 1) / degree)) / 2
-        t = t_n[:, None] + h[:, None] * theta
-        t[:, -1] = t_end
-        values = np.empty((len(t_n), degree + 1, self.dim), self.dtype)
-        values[:, 0] = y_n
-        if len(t_n):
-            which = np.repeat(np.arange(len(t_n)), degree)
-            inner = _run.within_steps(self.inputs, steps, which, t[:, 1:].reshape(-1))
-            values[:, 1:] = inner.reshape(len(t_n), degree, self.dim)
-        fit = np.linalg.inv(np.vander(theta, increasing=True))
-        return (
-            np.ascontiguousarray(np.stack([last - count, last], axis=1), np.int64),
-            np.ascontiguousarray(t_n),
-            np.ascontiguousarray(h),
-            np.ascontiguousarray(np.matmul(fit, values), self.dtype),
-        )
-
-    def _windows(self, dy: Array) -> Iterator[list[tuple[Array, Array, Array]]]:
-        """Groups of successive intervals; meanwhile ``curve`` covers those of the group."""
-        group: list[tuple[Array, Array, Array]] = []
-        begin, end = np.zeros((2, self.B), np.int64)
-        for who, later, earlier in self._intervals(dy):
-            low, high = self._piece(earlier), self._piece(later) + 1
-            more = int(np.sum(np.where(begin[who] < end[who], begin[who], high) - low))
-            if group and int(np.sum(end - begin)) + more > _WINDOW:
-                self._hold(begin, end)
-                yield group
-                group = []
-                begin[:] = end[:] = 0
-            fresh = begin[who] == end[who]
-            begin[who], end[who] = low, np.where(fresh, high, end[who])
-            group.append((who, later, earlier))
-        if group:
-            self._hold(begin, end)
-            yield group
-
-    def _hold(self, begin: Array, end: Array) -> None:
-        if self.spec.mode != "backsolve":
-            self.curve = self._curve(begin, end)
-            self.template = replace(self.template, curve=self.curve)
-
-    def _piece(self, rows: Array) -> Array:
-        """The forward step at whose start, or behind it, these outputs are."""
-        return _last_before(
-            self.steps[3], self.steps[4], self.ranges[self.owner[rows]], self.t[rows]
-        )
-
-    def _curve_at(self, sample: Array, t: Array) -> Array:
-        """y (n, D) of the samples (n,) at the times (n,), as the kernels look it up."""
-        assert self.curve is not None
-        ranges, start, size, coef = self.curve
-        piece = _last_before(start, size, ranges[sample], t)
-        theta = ((t - start[piece]) / size[piece])[:, None]
-        out: Array = coef[piece, -1].astype(np.float64)
-        for k in range(coef.shape[1] - 2, -1, -1):
-            out = out * theta + coef[piece, k]
-        return out
+        # y(t), and where each sample is: its time, which of the outputs `rows` that end an interval
+        # is the one that it comes from, and its state in the backward system
+        self.curve: Curve | None = None
+        self.at = np.zeros(self.B)
+        self.rows = self.place = self.first = np.zeros(0, np.int64)
+        self.state = np.zeros((self.B, size), self.dtype)
+        begin = self.dim if spec.mode == "backsolve" else 0
+        self.lam = self.state[:, begin : begin + self.dim]
+        self.mu = self.state[:, begin + self.dim :]
+        self.sums: _Quadrature | None = None
+        self.drift: tuple[float, int, float] = (0.0, 0, 0.0)
 
     # ---- the backward solves ------------------------------------------------------------------
 
@@ -180,7 +107,7 @@ class Backward:
         assert order is not None
         k = resolve(None).coefficients(order)
         control = (
-            ADAPTIVE, 0, 0, order + 1, self.rtol, 0.0, 0.0, math.inf, 1_000_000,
+            ADAPTIVE, 0, 0, order + 1, self.rtol, 0.0, 0.0, math.inf, _MAX_STEPS,
             np.full(size, self.atol, self.dtype), *k[:7], math.log2(k.memory_floor), 0.0,
         )  # fmt: skip
         batch = State(state.y0, state.treedef, state.shapes, state.dtypes, True)
@@ -194,15 +121,14 @@ class Backward:
             control=control,
             stops=(None, None),
             options={},
-            keep=self.spec.mode == "gauss",
+            keep=self.gains,
             threads=old.threads,
             transform=self.spec.mode,
-            curve=self.curve,
         )
 
     def _of(self, who: Array) -> tuple[Args, tuple[Array, ...] | None]:
         """The args and the curve of the samples ``who``."""
-        arg, curve = self.template.given.args, self.curve
+        arg, curve = self.template.given.args, self.template.curve
         if len(who) == self.B:
             return arg, curve
         if arg.flat is not None:
@@ -212,19 +138,57 @@ class Backward:
             curve = (np.ascontiguousarray(curve[0][who]), *curve[1:])
         return arg, curve
 
-    def _solve(self, who: Array, state: Array, ends: Array) -> Any:
-        """Solve the adjoint system of the samples ``who`` over ``ends`` (n, 2)."""
+    def _solve(self, who: Array, ends: Array, steps: int | None) -> Any:
+        """Solve the adjoint system of the samples ``who`` over ``ends`` (n, 2).
+
+        ``steps``: None, or the most that each may make; a sample that needs more ends before.
+        """
         like = self.template
         arg, curve = self._of(who)
         t_off = np.arange(len(who), dtype=np.int64) * 2
         out_off = np.arange(len(who) + 1, dtype=np.int64) * 2
         when = Times(np.ascontiguousarray(ends.reshape(-1)), t_off, out_off, "rows", None)
-        given = replace(like.given, state=like.given.state._replace(y0=state), args=arg, when=when)
+        state = like.given.state._replace(y0=self.state[who])
+        given = replace(like.given, state=state, args=arg, when=when)
         inputs = replace(like, given=given, stops=self._stops(who, ends), curve=curve)
-        made, _ = _run.run(inputs, NO_GRID, None, False)
-        if not made.all_ok():
-            raise self._failure(made, who)
+        record = None
+        if steps is not None:
+            inputs.control = (*like.control[:8], steps, *like.control[9:])
+            record = CappedPlan(steps)
+        made, _ = _run.run(inputs, NO_GRID, None, False, record=record)
+        bad = made.status != Status.OK
+        if steps is not None:
+            bad &= made.status != Status.MAX_STEPS
+        if bad.any():
+            raise self._failure(made, who, int(np.flatnonzero(bad)[0]))
         return made
+
+    def _go(self, who: Array, to: Array) -> None:
+        """Solve the samples ``who`` back to the times ``to``."""
+        if not who.size:
+            return
+        together, steps = len(who), None
+        if self.gains and self.run.plan.window:
+            together, steps = self.run.plan.together(len(who), self.run.fields.vector_lanes)
+        for low in range(0, len(who), together):
+            self._go_together(who[low : low + together], to[low : low + together], steps)
+        self.at[who] = to
+
+    def _go_together(self, who: Array, to: Array, steps: int | None) -> None:
+        tries = 0
+        while len(who):
+            made = self._solve(who, np.stack([self.at[who], to], axis=1), steps)
+            self.state[who] = made.y[1::2]
+            if self.sums is not None:
+                self.sums.add(who, made)
+            if made.all_ok():
+                return
+            short = made.failed  # those that the number of steps has ended
+            tries += steps or 0
+            if tries > _MAX_STEPS:
+                raise self._failure(made, who, int(short[0]))
+            self.state[who[short]], self.at[who[short]] = made.last, made.floats[0, short]
+            who, to = who[short], to[short]
 
     def _stops(self, who: Array, ends: Array) -> tuple[Array | None, Array | None]:
         """The stops of the forward solve within ``ends``, in the order in which going back meets
@@ -242,8 +206,7 @@ class Backward:
             return None, None
         return joined, np.concatenate([[0], np.cumsum([len(s) for s in each])]).astype(np.int64)
 
-    def _failure(self, made: Any, who: Array) -> GradientError:
-        bad = int(np.flatnonzero(made.status != Status.OK)[0])
+    def _failure(self, made: Any, who: Array, bad: int) -> GradientError:
         status, (t, h) = Status(int(made.status[bad])), made.floats[:2, bad]
         if self.spec.mode == "backsolve":
             why = f"backsolve solves for y backwards too: {_DAMPED}"
@@ -262,11 +225,11 @@ class Backward:
 
     # ---- the gradient -------------------------------------------------------------------------
 
-    def _intervals(self, dy: Array) -> Iterator[tuple[Array, Array, Array]]:
-        """(samples, later rows, earlier rows), from each sample's last interval to its first.
+    def _begin(self, dy: Array) -> None:
+        """Put each sample at the last of the outputs that end its intervals.
 
-        Their ends are the first output and those that have a cotangent; where y is solved for too,
-        or where the field may jump at outputs, all outputs before the last of these.
+        They are the first output and those that have a cotangent; where y is solved for too, or
+        where the field may jump at outputs, all outputs before the last of these.
         """
         first = self.inputs.when.out_off[:-1]
         end = self.reached & (dy != 0).any(axis=1)
@@ -276,63 +239,100 @@ class Backward:
             np.maximum.at(last, self.owner[rows], rows)
             end = self.reached & (np.arange(len(end)) <= last[self.owner])
         end[first] = True
-        rows = np.flatnonzero(end)
-        count = np.bincount(self.owner[rows], minlength=self.B)
+        self.rows = np.flatnonzero(end)
+        count = np.bincount(self.owner[self.rows], minlength=self.B)
         after = np.cumsum(count)
-        for j in range(1, int(count.max())):
-            who = np.flatnonzero(count > j)
-            yield who, rows[after[who] - j], rows[after[who] - j - 1]
+        self.first, self.place = after - count, after - 1
+        self.at = self.t[self.rows[self.place]]
+
+    def _needed(self, sample: Array, start: Array) -> Array:
+        """Whether steps of these samples, with these starts, lie before where the samples are."""
+        before = self.sign[sample] * (start - self.at[sample]) <= 0
+        wanted: Array = before & (self.place > self.first)[sample]
+        return wanted
+
+    def _go_to_outputs(self, who: Array) -> None:
+        """Solve all intervals of the samples ``who`` that the curve holds."""
+        while True:
+            who = who[self.place[who] > self.first[who]]
+            to = self.t[self.rows[self.place[who] - 1]]
+            if self.curve is not None:
+                held = self.sign[who] * (self.curve.begin(who) - to) <= 0
+                who, to = who[held], to[held]
+            if not who.size:
+                return
+            self._go(who, to)
+            self.place[who] -= 1
+            if self.spec.mode == "backsolve":
+                back, rows = self.state[who, : self.dim], self.rows[self.place[who]]
+                self.drift = max(self.drift, self._drift(back, rows))
+            self._depart(who)
+
+    def _depart(self, who: Array) -> None:
+        """At an output lambda gains its cotangent, and y, if it is solved for, begins again."""
+        rows = self.rows[self.place[who]]
+        if self.spec.mode == "backsolve":
+            self.state[who, : self.dim] = self.run.y[rows]
+        inner = self.place[who] > self.first[who]
+        self.lam[who[inner]] += self.small[rows[inner]]
+
+    def _go_through_windows(self) -> None:
+        """All intervals, as the curve comes to them."""
+        self.run.forget_recomputed()
+        self.curve = curve = Curve(self.run, self.inputs, self._needed)
+        for samples in curve.windows():
+            self.template.curve = curve.pieces
+            self._go_to_outputs(samples)
+            if curve.too_many():
+                self._cut(samples)
+            if self.sums is not None:
+                self.sums.flush()  # while the curve is there
+            self.template.curve = None
+            curve.forget()
+
+    def _cut(self, samples: Array) -> None:
+        """Go to where the curve begins, at the end of a step: lambda is smooth enough there to
+        begin again."""
+        assert self.curve is not None
+        begin = self.curve.begin(samples)
+        some = self.place[samples] > self.first[samples]
+        some &= self.sign[samples] * (begin - self.at[samples]) < 0
+        self._go(samples[some], begin[some])
 
     def gradient(self, dy: Array) -> Gradient:
         """The gradient of <dy, y>."""
         dy = np.where(self.reached[:, None], dy, 0)
         self._look_at_cotangents(dy)
-        D, mode = self.dim, self.spec.mode
         # The system is linear in lambda: with cotangents of at most 1, atol means the same for a
         # sum and for a mean. Powers of 2 cost no bit.
         largest = np.zeros(self.B)
         np.maximum.at(largest, self.owner, np.abs(dy).max(axis=1))
         scale = np.ldexp(1.0, np.frexp(largest)[1])
-        small = (dy / scale[self.owner, None]).astype(self.dtype)
-        lam = np.zeros((self.B, D), self.dtype)
-        mu = np.zeros((self.B, self.n_params + self.n_args), self.dtype)
-        sums = _Quadrature(self, scale) if mode == "gauss" else None
-        drift: tuple[float, int, float] = (0.0, 0, 0.0)
-        for group in self._windows(dy):
-            for who, later, earlier in group:
-                lam[who] += small[later]
-                ends = np.stack([self.t[later], self.t[earlier]], axis=1)
-                if sums is not None:
-                    made = self._solve(who, lam[who], ends)
-                    lam[who] = made.y[1::2]
-                    sums.add(who, made)
-                    continue
-                parts = [lam[who], mu[who]]
-                if mode == "backsolve":
-                    parts.insert(0, self.run.y[later])
-                end = self._solve(who, np.concatenate(parts, axis=1), ends).y[1::2]
-                if mode == "backsolve":
-                    drift = max(drift, self._drift(end[:, :D], earlier))
-                    end = end[:, D:]
-                lam[who], mu[who] = end[:, :D], end[:, D:]
-            if sums is not None:
-                sums.flush()  # while the curve is there
-        if drift[0] > _DRIFT:
+        self.small = (dy / scale[self.owner, None]).astype(self.dtype)
+        self._begin(dy)
+        self._depart(np.arange(self.B))
+        if self.spec.mode == "gauss":
+            self.sums = _Quadrature(self, scale)
+        if self.spec.mode == "backsolve":
+            self._go_to_outputs(np.arange(self.B))
+        else:
+            self._go_through_windows()
+        if self.drift[0] > _DRIFT:
             warnings.warn(
-                f"backsolve: sample {drift[1]}: solving y backwards missed the state at t = "
-                f"{drift[2]:.6g} by {drift[0]:.2g} tolerances, so the gradient cannot be trusted: "
-                + _DAMPED,
+                f"backsolve: sample {self.drift[1]}: solving y backwards missed the state at t = "
+                f"{self.drift[2]:.6g} by {self.drift[0]:.2g} tolerances, so the gradient cannot be "
+                "trusted: " + _DAMPED,
                 PrecisionWarning,
                 stacklevel=4,  # the caller of vjp
             )
         first = self.inputs.when.out_off[:-1]
-        t_bar = self._t_bar(dy, lam * scale[:, None])
-        y0_bar = ((lam + small[first]) * scale[:, None]).astype(self.dtype)
+        t_bar = self._t_bar(dy, self.lam * scale[:, None])
+        y0_bar = ((self.lam + self.small[first]) * scale[:, None]).astype(self.dtype)
         given = self.inputs.given
-        if sums is not None:
-            params, args_bar = sums.finish()
+        if self.sums is not None:
+            params, args_bar = self.sums.finish()
         else:
-            total = mu * scale[:, None]
+            total = self.mu * scale[:, None]
             params = total[:, : self.n_params].sum(axis=0)
             args_bar = total[:, self.n_params :].astype(self.dtype)
         return gradient.shaped(given, y0_bar, params, args_bar, t_bar, None)
@@ -390,23 +390,44 @@ class _Quadrature:
         self.acc = np.zeros((1, fields.acc_size))
         self.s_bar = np.zeros((back.B, fields.lowered.n_sample))
         self.waiting: list[tuple[Array, ...]] = []
-        self.needed = bool(back.n_params or back.n_args)
+        # work space of a step: the dense output of lambda, y, cotangents, and the field's pullback
+        lowered = fields.lowered
+        each = 8 * 26 * back.dim + 32 * (3 * lowered.n_sample + lowered.res_rows)
+        self.block = at_once(600 + each)
 
     def add(self, who: Array, made: Any) -> None:
         """Take in the steps of a backward solve of the samples ``who``."""
-        if not self.needed:
+        if not self.back.gains:
             return
         sample, *rest = made.steps()
-        self.waiting.append((who[sample], *rest))
-        if sum(len(s[0]) for s in self.waiting) > _WAITING:
+        steps = (who[sample], *rest)
+        most = self.back.run.plan.waiting or _WAITING
+        if self._number() + len(sample) > most:
             self.flush()
+        self.waiting.append(steps)
+        self._note(made.storage_bytes() + nbytes(steps))
+        if self._number() > most:  # one solve with more of them than are to wait
+            self.flush()
+
+    def _number(self) -> int:
+        return sum(len(steps[0]) for steps in self.waiting)
+
+    def _note(self, besides: int) -> None:
+        waiting = sum(nbytes(steps) for steps in self.waiting)
+        assert self.back.curve is not None
+        self.back.curve.note(waiting + besides)
 
     def flush(self) -> None:
         """Evaluate the integrals over the steps that wait."""
-        waiting, self.waiting = self.waiting, []
-        if not sum(len(s[0]) for s in waiting):
+        if not self._number():
             return
-        steps = tuple([np.concatenate(column) for column in zip(*waiting, strict=True)])
+        steps = tuple([np.concatenate(column) for column in zip(*self.waiting, strict=True)])
+        self._note(nbytes(steps))
+        self.waiting = []
+        for low in range(0, len(steps[0]), self.block):
+            self._evaluate(tuple([column[low : low + self.block] for column in steps]))
+
+    def _evaluate(self, steps: tuple[Array, ...]) -> None:
         sample, _, _, t_n, h, _, _, _ = steps
         t = (t_n[:, None] + h[:, None] * _NODES).reshape(-1)
         which = np.repeat(np.arange(len(t_n)), len(_NODES))
@@ -416,7 +437,8 @@ class _Quadrature:
         # h is negative against the forward time
         weight = -(h[:, None] * _WEIGHTS).reshape(-1) * self.scale[owner]
         ct = weight[:, None] * lam
-        y = back._curve_at(owner, t)
+        assert back.curve is not None
+        y = back.curve(owner, t)
         values = back.run.sample_values[owner]
 
         def pull(begin: int, end: int) -> tuple[Any, Any]:
@@ -471,8 +493,6 @@ class _Quadrature:
         return params, args_bar
 
 
-def continuous(
-    run: Any, inputs: Inputs, steps: tuple[Array, ...], spec: Continuous, dy: Array
-) -> Gradient:
+def continuous(run: Any, inputs: Inputs, spec: Continuous, dy: Array) -> Gradient:
     """The gradient of <dy, y> by the continuous adjoint; see `nodecore.Continuous`."""
-    return Backward(run, inputs, steps, spec).gradient(dy)
+    return Backward(run, inputs, spec).gradient(dy)

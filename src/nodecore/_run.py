@@ -7,13 +7,14 @@ the grid's form, so they stand together.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nodecore import _adjoint, _inputs, plan, tree
+from nodecore import _inputs, _record, plan, tree
 from nodecore._adjoint import Adjoint, Continuous, Discrete
 from nodecore._field import Field, Opaque
 from nodecore._inputs import Array, State, Times
@@ -104,7 +105,10 @@ def run(
     progress: Any,
     signature: Signature | None = None,
     given_events: tuple[Array, Array, Array] | None = None,
+    record: Any = None,
 ) -> tuple[Any, OpaquePull | None]:
+    """A run and, of an opaque field, its vjp. ``record``: the plan of what it keeps, if it is not
+    what ``inputs.adjoint`` asks for."""
     given = inputs.given
     state, when, arg = given.state, given.when, given.args
     keep = inputs.keep
@@ -131,10 +135,12 @@ def run(
         if type(inputs.fun) is Field and known and plan.pure(inputs.events):
             inputs.fun.plans[(signature, given.params_treedef, inputs.events)] = fields
         uniform = fields.uniform(given.params)
-    record = None
-    if keep:
-        record = _adjoint.plan_for(
-            inputs.adjoint or Discrete(), lambda: _counts(inputs, grid), bool(inputs.events)
+    if keep and record is None:
+        record = _record.plan_for(
+            inputs.adjoint or Discrete(),
+            lambda: _counts(inputs, grid),
+            bool(inputs.events),
+            (inputs.method, state.y0.shape[1], dtype.itemsize),
         )
     events = None
     if inputs.events:
@@ -142,33 +148,38 @@ def run(
             np.array([e.direction for e in inputs.events], np.int32),
             np.array([e.terminal for e in inputs.events], np.int32),
         )
-    made = plan.Run(
-        fields,
-        uniform,
-        (
-            state.y0,
-            None if opaque else arg.flat,
-            when.t,
-            when.t_off,
-            when.out_off,
-            *inputs.stops,
-            *grid,
-        ),
-        inputs.control,
-        record,
-        opaque,
-        inputs.curve,
-        events,
-        given_events,
-        inputs.grid_k,
+    values = (
+        state.y0,
+        None if opaque else arg.flat,
+        when.t,
+        when.t_off,
+        when.out_off,
+        *inputs.stops,
+        *grid,
     )
-    seconds = math.inf if deadline is None else deadline
-    if progress:
-        with _bar(progress) as report:
-            made.forward(inputs.threads, seconds, report)
-    else:
-        made.forward(inputs.threads, seconds)
-    return made, pull
+    until = math.inf if deadline is None else time.monotonic() + deadline
+    while True:
+        made = plan.Run(
+            fields,
+            uniform,
+            values,
+            inputs.control,
+            record,
+            opaque,
+            inputs.curve,
+            events,
+            given_events,
+            inputs.grid_k,
+        )
+        seconds = until - time.monotonic()
+        if progress:
+            with _bar(progress) as report:
+                made.forward(inputs.threads, seconds, report)
+        else:
+            made.forward(inputs.threads, seconds)
+        if not made.outgrown:
+            return made, pull
+        record = record.limited()  # the steps do not fit: once more, within the budget
 
 
 def _fields(inputs: Inputs) -> Any:

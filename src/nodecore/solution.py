@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from nodecore import _forward, _run, gradient, plan, plot, tree
-from nodecore._adjoint import Continuous, Plan
+from nodecore._adjoint import Continuous
 from nodecore._continuous import continuous
 from nodecore._failure import component
 from nodecore._inputs import Array
+from nodecore._record import Plan
 from nodecore._run import Grid, Inputs
 from nodecore.gradient import Gradient, OpaquePull
 from nodecore.ir.graph import STEP
@@ -299,7 +300,7 @@ class Solution:
             )
         rows = np.zeros_like(self._run.y) if dy is None else self._rows(dy)
         if isinstance(self._in.adjoint, Continuous):
-            return continuous(self._run, self._in, self._frozen().steps, self._in.adjoint, rows)
+            return continuous(self._run, self._in, self._in.adjoint, rows)
         return gradient.discrete(
             self._run, self._in.given, rows, self._in.threads, self._pull, events=bars
         )

@@ -92,12 +92,15 @@ cdef extern from "backend.h":
         int64_t off_stages
         int64_t carry_rows
         int64_t limit
+        int64_t window
+        int64_t most
         int64_t recomputed
         nc_path *paths
         nc_schedule plan
     void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes,
                         int64_t stages, int64_t carry_rows) nogil
-    int nc_record_limit(nc_record *r, int kind, int64_t slots, int64_t n, int64_t segment) nogil
+    int nc_record_limit(nc_record *r, int kind, int64_t slots, int64_t n, int64_t segment,
+                        int64_t window) nogil
     void nc_record_keep_traces(nc_record *r, int64_t stages, int64_t res_rows, int64_t real_bytes,
                                int64_t bytes) nogil
     int64_t nc_checkpoint_bytes(int64_t lanes, int64_t dim, int64_t real_bytes,
@@ -318,7 +321,7 @@ cdef extern from "backend.h":
         void (*panel_flush)(nc_sinks *) noexcept nogil
         int (*forward)(nc_problem *, int, double, void **) noexcept nogil
         void (*backward)(nc_problem *, nc_backward *, int) noexcept nogil
-        int (*unroll)(nc_problem *, int64_t, nc_record *) noexcept nogil
+        int (*unroll)(nc_problem *, int64_t, int64_t, nc_record *) noexcept nogil
         size_t (*lu_work)(int64_t, int64_t) noexcept nogil
         void (*lu)(void *, const void *, const void *, const void *, void *, int32_t *, void *,
                    void *, int64_t, int64_t, uint8_t *, int) noexcept nogil
@@ -950,6 +953,8 @@ cdef class Run:
     cdef _Opaque opaque
     cdef object atol, lock, curve, grid_k
     cdef readonly object plan
+    cdef readonly bint outgrown
+    cdef public int64_t held_bytes  # by a backward pass, of what the record is turned into
 
     def __cinit__(self):
         self.records = NULL
@@ -966,7 +971,7 @@ cdef class Run:
                  opaque=None, curve=None, events=None, given_events=None, grid_k=None):
         """keep: None, or the plan of the record: a function of (lanes, chunk bounds, bytes of a
         checkpoint, of a record besides, of all samples' values) that gives for each chunk (kind,
-        slots, steps, segment), or None, and the bytes for step traces.
+        slots, steps, segment, window), or None, and the bytes for step traces.
 
         inputs: (y0, args, t, t_off, out_off, stops, stop_off, grid, grid_h, grid_off, out_step,
         grid_nodes, grid_stiff);
@@ -1085,10 +1090,10 @@ cdef class Run:
                 if nc_record_paths(&self.records[i], bounds[i], bounds[i + 1] - bounds[i],
                                    max(round(5 / (1 - c.coupling)), 1)):
                     raise MemoryError("nodecore: out of memory")
-            for i, (kind, slots, n, segment) in enumerate(plans or ()):
+            for i, (kind, slots, n, segment, window) in enumerate(plans or ()):
                 if kind == NC_KEEP_ALL:
-                    continue
-                if nc_record_limit(&self.records[i], kind, slots, n, segment):
+                    self.records[i].most = slots
+                elif nc_record_limit(&self.records[i], kind, slots, n, segment, window):
                     raise MemoryError("nodecore: out of memory")
 
             traced = fields.has_adjoint and p.opaque_field == NULL
@@ -1145,7 +1150,8 @@ cdef class Run:
         return L, max(B // (share * L) if share > 1 else tiles, 1)
 
     def forward(self, int n_threads, double deadline, progress=None):
-        """Solves. Raises what a callback or a signal raised."""
+        """Solves. Raises what a callback or a signal raised. Where the steps do not fit into the
+        record that was planned, the solve ends early and `outgrown` says so."""
         cdef nc_problem *p = &self.p
         cdef const nc_backend *be = self.be
         cdef void *state = NULL
@@ -1165,9 +1171,20 @@ cdef class Run:
         p.poll, p.poll_ctx = NULL, NULL
         if p.found != NULL:
             self._take_events()
+        if p.stop == NC_STOP_MEMORY and self._full():
+            self.outgrown = True
+            return
         self._raise(p.stop, watch)
         if not self.all_ok():
             self._take_failed()
+
+    cdef bint _full(self):
+        """Whether a record holds as many entries as it may."""
+        cdef int64_t i
+        for i in range(self.n_records):
+            if self.records[i].most and self.records[i].n == self.records[i].most:
+                return True
+        return False
 
     cdef int _take_failed(self) except -1:
         """The kernels leave a failed sample's last state in its first output not reached."""
@@ -1273,7 +1290,7 @@ cdef class Run:
             total += nc_record_bytes(&self.records[i])
         if self.events is not None:
             total += self.events.nbytes + self.event_y.nbytes
-        return total + self.sample_values.nbytes
+        return total + self.sample_values.nbytes + self.held_bytes
 
     def recomputed_steps(self):
         """Lane steps that the last backward pass made again, beyond each step's own reversal."""
@@ -1283,7 +1300,7 @@ cdef class Run:
         return total
 
     def kept_steps(self):
-        """For each chunk the number of tile steps."""
+        """For each chunk the number of tile steps, whether they are all kept or not."""
         return [self.records[i].n for i in range(self.n_records)]
 
     cdef tuple _walked(self):
@@ -1318,32 +1335,66 @@ cdef class Run:
         on one, plus 4 if it was made by the stiff partner of the method; k (steps, stages, D): the
         stages, of methods that find them by iteration. Of the coupled scheme y has no columns.
         """
-        cdef int64_t i, j, L
-        cdef nc_record *r
-        cdef nc_record whole
-        cdef nc_problem own = self.p
         if self.p.control.coupling > 0:
             return self._walked()
         parts = []
-        own.stop = 0
-        own.deadline = INFINITY
-        own.poll = NULL
-        for i in range(self.n_records if self.records != NULL else 0):
-            r = &self.records[i]
-            L = r.lanes
-            if r.limit:
-                nc_record_init(&whole, L, r.dim, self.be.real_bytes, r.stages, r.carry_rows)
-                with self.lock:
-                    failed = self.be.unroll(&own, i, &whole)
-                r = &whole
-            for j in range(0, r.n, r.per_block):
-                parts.append(
-                    _entries(nc_record_at(r, j), min(r.per_block, r.n - j), r, self.fields.dtype)
-                )
-            if r == &whole:
-                nc_record_free(r)
-                if failed:
-                    raise MemoryError("nodecore: out of memory")
+        for chunk in range(self.n_records if self.records != NULL else 0):
+            self._read(chunk, -1, 0, parts)
+        return self._joined(parts)
+
+    def window(self, chunks, begin, end):
+        """`steps` of the tile steps begin[i] to end[i] - 1 of chunks[i], and the bytes of their
+        entries where these are made again. Of a record with a limit, begin is a multiple of its
+        window, and no more than one is asked for; windows are meant to be read from the last to the
+        first."""
+        parts, most = [], 0
+        for chunk, first, last in zip(chunks, begin, end):
+            if first < last:
+                most = max(most, self._read(chunk, first, last, parts))
+        return self._joined(parts), most
+
+    def forget_recomputed(self):
+        """Begin to count the steps made again."""
+        cdef int64_t i
+        for i in range(self.n_records):
+            self.records[i].recomputed = 0
+
+    def _read(self, int64_t chunk, int64_t begin, int64_t end, list parts):
+        """The accepted steps of entries of a chunk (begin -1: all), behind those of ``parts``; the
+        bytes of what was made again for them."""
+        cdef int64_t j, n, made = 0
+        cdef nc_record *r = &self.records[chunk]
+        cdef nc_record whole
+        cdef nc_problem own = self.p
+        cdef bint all_of_it = begin < 0
+        if all_of_it:
+            begin, end = 0, r.n
+        if r.limit:
+            nc_record_init(&whole, r.lanes, r.dim, self.be.real_bytes, r.stages, r.carry_rows)
+            whole.most = end - begin
+            own.stop = 0
+            own.deadline = INFINITY
+            own.poll = NULL
+            with self.lock:
+                failed = self.be.unroll(
+                    &own, chunk, -1 if all_of_it else begin // r.window, &whole)
+            if not all_of_it:
+                r.recomputed += whole.recomputed
+            r, begin, end = &whole, 0, whole.n
+        j = begin
+        while j < end:
+            n = min(r.per_block - j % r.per_block, end - j)
+            parts.append(_entries(nc_record_at(r, j), n, r, self.fields.dtype))
+            j += n
+        if r == &whole:
+            made = nc_record_bytes(r)
+            nc_record_free(r)
+            if failed:
+                raise MemoryError("nodecore: out of memory")
+        return made
+
+    cdef tuple _joined(self, list parts):
+        """Steps sorted by sample and time."""
         D = self.p.dim
         if not parts:
             empty = np.zeros(0)

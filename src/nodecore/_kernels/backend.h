@@ -16,8 +16,9 @@ typedef struct {
     int (*forward)(nc_problem *p, int leader, double pause_after, void **state);
     /* The same for the backward pass, whose chunks are too few to begin alone. */
     void (*backward)(nc_problem *p, nc_backward *b, int leader);
-    /* Every entry of a chunk whose record has a limit; non-zero when memory is out. */
-    int (*unroll)(nc_problem *p, int64_t chunk, nc_record *out);
+    /* The entries of a chunk whose record has a limit, of a window of its schedule or (-1) all; non-zero when
+     * memory is out. */
+    int (*unroll)(nc_problem *p, int64_t chunk, int64_t window, nc_record *out);
     size_t (*lu_work)(int64_t D, int64_t L);
     /* For tests: factors M, or I - hg M where hg is given, then `again` in the masked lanes, if given;
      * solves; r = b - M x for the matrices that were factored last (M is overwritten with them). */

@@ -234,6 +234,7 @@ void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes
     r->off_carry = 0;
     r->carry_rows = carry_rows;
     r->off_newton = carry_bytes(lanes);
+    r->window = 1;
     r->entry_bytes = stages ? round_up(r->off_stages + stages * lanes * dim * real_bytes)
                             : round_up(r->off_y + lanes * dim * real_bytes);
     r->per_block = BLOCK_BYTES / r->entry_bytes;
@@ -264,8 +265,9 @@ int64_t nc_record_overhead(int64_t lanes, int64_t dim, int64_t real_bytes, int64
     return r.entry_bytes + 8 * (int64_t)sizeof(char *);
 }
 
-int nc_record_limit(nc_record *r, int kind, int64_t slots, int64_t n, int64_t segment)
+int nc_record_limit(nc_record *r, int kind, int64_t slots, int64_t n, int64_t segment, int64_t window)
 {
+    r->window = window;
     r->last_bytes = r->entry_bytes;
     r->off_carry = round_up(r->off_y + r->lanes * r->dim * r->real_bytes);
     r->entry_bytes = slot_bytes(r, r->real_bytes);
@@ -277,7 +279,7 @@ int nc_record_limit(nc_record *r, int kind, int64_t slots, int64_t n, int64_t se
     return r->last ? nc_schedule_init(&r->plan, kind, slots, n, segment) : -1;
 }
 
-/* One more block; the last one of a limited record is as small as it can be. */
+/* One more block; the last one of a record that may not grow is as small as it can be. */
 static int add_block(nc_record *r)
 {
     if (r->n_blocks == r->cap_blocks) {
@@ -288,9 +290,9 @@ static int add_block(nc_record *r)
         r->blocks = blocks;
         r->cap_blocks = cap;
     }
-    int64_t entries = r->per_block;
-    if (r->limit && r->limit - r->n_blocks * r->per_block < entries)
-        entries = r->limit - r->n_blocks * r->per_block;
+    int64_t entries = r->per_block, most = r->limit ? r->limit : r->most;
+    if (most && most - r->n_blocks * r->per_block < entries)
+        entries = most - r->n_blocks * r->per_block;
     char *block = nc_arena_get((size_t)(entries * r->entry_bytes));
     if (!block)
         return -1;
@@ -334,6 +336,8 @@ char *nc_record_trace(nc_record *r, int64_t i)
 
 char *nc_record_push(nc_record *r)
 {
+    if (r->most && r->n == r->most)
+        return NULL;
     if (r->n == r->n_blocks * r->per_block && add_block(r))
         return NULL;
     return nc_record_at(r, r->n++);

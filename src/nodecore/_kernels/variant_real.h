@@ -76,10 +76,10 @@ static void FN(guarded_lu)(void *M, const void *hg, const void *again, const voi
     FN(lu_residual)(M, b, r, r, D, L, transposed);
     NC_FP_RESTORE;
 }
-static int FN(guarded_unroll)(nc_problem *p, int64_t chunk, nc_record *out)
+static int FN(guarded_unroll)(nc_problem *p, int64_t chunk, int64_t window, nc_record *out)
 {
     NC_FP_GUARD;
-    int failed = FN(unroll)(p, chunk, out);
+    int failed = FN(unroll)(p, chunk, window, out);
     NC_FP_RESTORE;
     return failed;
 }

@@ -470,7 +470,7 @@ static int FN(place)(FN(lanes) *s)
     nc_record *r = s->record;
     if (s->placed != r->n) {
         s->placed = r->n;
-        s->placed_slot = nc_schedule_place(&r->plan, r->n);
+        s->placed_slot = r->n % r->window ? -1 : nc_schedule_place(&r->plan, r->n / r->window);
     }
     if (s->placed_slot < 0)
         return 0;
@@ -596,7 +596,8 @@ static int FN(forward)(nc_problem *p, int leader, double pause_after, void **sta
             return 1;
         }
         if (s->record && s->record->limit)
-            nc_schedule_close(&s->record->plan, s->record->n);
+            nc_schedule_close(&s->record->plan,
+                              (s->record->n + s->record->window - 1) / s->record->window);
     }
     nc_arena_put(s);
     *state = NULL;

@@ -672,8 +672,44 @@ static int FN(back_scheduled)(FN(back) *s, nc_backward *g, int64_t chunk, int64_
     return failed;
 }
 
-/* Every entry of a chunk whose record has a limit, made again into one that has none. */
-static int FN(unroll)(nc_problem *p, int64_t chunk, nc_record *out)
+/* Sets the lanes before a window of tile steps: back to the newest state that is kept before it, and on from
+ * there by steps made again. On the way states before windows are kept for those still to come, the earlier
+ * ones, where back_scheduled would keep them for single steps. */
+static int FN(approach)(FN(lanes) *w, int64_t window, nc_record *out)
+{
+    nc_record *r = w->record;
+    nc_schedule *plan = &r->plan;
+    int64_t k = plan->n_kept - 1;
+    while (plan->step[k] > window)
+        k--;
+    int64_t at = plan->step[k];
+    FN(restore)(w, nc_record_at(r, plan->slot[k]));
+    while (at < window && plan->n_kept > k + 1)
+        nc_schedule_drop(plan); /* later ones, which have served */
+    while (at < window) {
+        int64_t free_slots = nc_schedule_free_slots(plan);
+        int64_t next = free_slots <= 0 ? window : at + nc_split(window + 1 - at, free_slots + 1);
+        w->slot = NULL;
+        for (; at < next; at++)
+            for (int64_t i = 0; i < r->window; i++) {
+                out->recomputed += FN(again)(w);
+                if (w->tile.failed)
+                    return 1;
+            }
+        if (free_slots > 0) {
+            FN(refill)(w);
+            char *kept = nc_record_slot(r, nc_schedule_push(plan, at));
+            if (!kept)
+                return 1;
+            FN(save)(w, kept);
+        }
+    }
+    return 0;
+}
+
+/* The entries of a chunk whose record has a limit, made again into one that has none: those of a window, or
+ * (-1) all. */
+static int FN(unroll)(nc_problem *p, int64_t chunk, int64_t window, nc_record *out)
 {
     nc_record *r = p->records + chunk;
     FN(lanes) *w = FN(new_lanes)(p);
@@ -681,15 +717,21 @@ static int FN(unroll)(nc_problem *p, int64_t chunk, nc_record *out)
         return 1;
     FN(start_chunk)(w, chunk);
     w->silent = 1;
-    if (r->n > 0)
-        FN(restore)(w, nc_record_at(r, 0));
     char *last = malloc((size_t)r->last_bytes); /* the adjoint still needs its own */
     if (last)
         memcpy(last, r->last, (size_t)r->last_bytes);
     int failed = !last;
-    for (int64_t i = 0; i < r->n && !failed; i++) {
+    int64_t n = r->n;
+    if (window >= 0) {
+        n -= window * r->window;
+        n = n < r->window ? n : r->window;
+        failed = failed || FN(approach)(w, window, out);
+    } else if (n > 0) {
+        FN(restore)(w, nc_record_at(r, 0));
+    }
+    for (int64_t i = 0; i < n && !failed; i++) {
         w->slot = NULL;
-        FN(again)(w);
+        out->recomputed += FN(again)(w);
         char *e = nc_record_push(out);
         failed = w->tile.failed || !e;
         if (!failed)

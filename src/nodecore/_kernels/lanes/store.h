@@ -41,6 +41,8 @@ typedef struct {
     int64_t off_carry; /* 0: entries have none */
     int64_t carry_rows, off_newton; /* from the carry's begin */
     int64_t limit;     /* slots, or 0 */
+    int64_t window;    /* tile steps from one state that may be kept to the next: the schedule's unit */
+    int64_t most;      /* of a record without slots: entries that it may hold, or 0 */
     int64_t peak_bytes;
     char **blocks;
     /* Step traces, beside the entries: of the first steps, as many as their limit allows. Stage i =
@@ -72,8 +74,9 @@ enum nc_lane_flag {
 /* stages, carry_rows: 0 unless the method finds its stages by iteration. */
 void nc_record_init(nc_record *r, int64_t lanes, int64_t dim, int64_t real_bytes, int64_t stages,
                     int64_t carry_rows);
-/* Makes the record a pool of `slots` checkpoints under a schedule; 0, or -1 when memory is out. */
-int nc_record_limit(nc_record *r, int kind, int64_t slots, int64_t n, int64_t segment);
+/* Makes the record a pool of `slots` checkpoints under a schedule whose unit is `window` tile steps; 0, or
+ * -1 when memory is out. */
+int nc_record_limit(nc_record *r, int kind, int64_t slots, int64_t n, int64_t segment, int64_t window);
 /* Bytes of a checkpoint and its share of the schedule, and of what there is besides the slots. */
 int64_t nc_checkpoint_bytes(int64_t lanes, int64_t dim, int64_t real_bytes, int64_t carry_rows);
 int64_t nc_record_overhead(int64_t lanes, int64_t dim, int64_t real_bytes, int64_t stages);
@@ -82,7 +85,7 @@ void nc_record_keep_traces(nc_record *r, int64_t stages, int64_t res_rows, int64
                            int64_t bytes);
 /* Where the trace of step i is or goes; NULL if it has none. */
 char *nc_record_trace(nc_record *r, int64_t i);
-/* Room for one more entry, or NULL when memory is out. */
+/* Room for one more entry, or NULL when memory is out or the record is full. */
 char *nc_record_push(nc_record *r);
 /* The slot's memory, or NULL when memory is out. */
 char *nc_record_slot(nc_record *r, int64_t slot);
