@@ -310,7 +310,7 @@ def draw_curves(record: Record, path: Path) -> None:
         panel.set(xlabel=f"relative error of the {'solution' if what == 'forward' else what}",
                   ylabel="seconds", title=what)  # fmt: skip
         panel.grid(alpha=0.3)
-    panels[-1].legend(frameon=False, fontsize=8)
+    panels[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(f"{title(record).split(':')[0]} (joint steps: dashed)")
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -481,8 +481,18 @@ static int FN(place)(FN(lanes) *s)
     return 0;
 }
 
-/* Runs until no sample is left. Returns 1 when it paused. */
-static int FN(run_lanes)(FN(lanes) *s, int leader, double pause_at)
+/* Is the rest worth a call for help? So long after the beginning, and if the samples or chunks that nobody
+ * has taken will need as long again, going by those that were. */
+static int FN(needs_help)(const FN(lanes) *s, double begin, double pause_after)
+{
+    const nc_problem *p = s->tile.p;
+    double spent = s->last_look - begin, taken = (double)p->next;
+    double left = (double)(s->shared ? p->batch : p->n_chunks) - taken;
+    return spent > pause_after && spent * left >= pause_after * taken;
+}
+
+/* Runs until no sample is left. Returns 1 when it paused; pause_after: HUGE_VAL, or as in nc_backend. */
+static int FN(run_lanes)(FN(lanes) *s, int leader, double begin, double pause_after)
 {
     nc_problem *p = (nc_problem *)s->tile.p;
     for (;;) {
@@ -499,8 +509,7 @@ static int FN(run_lanes)(FN(lanes) *s, int leader, double pause_at)
         }
         if (stop)
             return 0;
-        if (pause_at < HUGE_VAL && s->last_look > pause_at &&
-            p->next < (s->shared ? p->batch : p->n_chunks))
+        if (pause_after < HUGE_VAL && FN(needs_help)(s, begin, pause_after))
             return 1;
         if (s->record && s->record->limit && FN(place)(s)) {
             __atomic_store_n(&p->stop, NC_STOP_MEMORY, __ATOMIC_RELAXED);
@@ -576,7 +585,8 @@ static int FN(forward)(nc_problem *p, int leader, double pause_after, void **sta
     int resumed = s != NULL;
     if (!resumed && !(s = FN(new_lanes)(p)))
         return 0;
-    double pause_at = leader && pause_after > 0 ? nc_now() + pause_after : HUGE_VAL;
+    double begin = nc_now();
+    pause_after = leader && pause_after > 0 ? pause_after : HUGE_VAL;
     for (;;) {
         if (!resumed) {
             if (p->records) {
@@ -591,7 +601,7 @@ static int FN(forward)(nc_problem *p, int leader, double pause_after, void **sta
             }
         }
         resumed = 0;
-        if (FN(run_lanes)(s, leader, pause_at)) {
+        if (FN(run_lanes)(s, leader, begin, pause_after)) {
             *state = s;
             return 1;
         }
