@@ -24,7 +24,8 @@ from threading import Lock
 
 import numpy as np
 
-# Seconds for which a pass works alone before other threads are asked to help: what waking them costs.
+# Seconds for which a pass works alone before other threads are asked to help: what waking them
+# costs.
 cdef double ALONE_SECONDS = 150e-6
 
 
@@ -1140,7 +1141,8 @@ cdef class Run:
         L = 1 if B <= 2 else v if B < 8 * v else 2 * v
         if not keep:
             return L, 1
-        # Each chunk has an accumulator, which is set to 0 and added up in the end: 8 MiB of them, or 4.
+        # Each chunk has an accumulator, which is set to 0 and added up in the end: 8 MiB of them,
+        # or 4.
         each = 8 * max(self.p.acc_size, 1)
         most = min(max((8 << 20) // each, min((32 << 20) // each, 4), 1), 64)
         # Where step counts differ, two tiles of samples a chunk keep its lanes full.
