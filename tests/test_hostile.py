@@ -165,9 +165,13 @@ class Driver:
         assert np.isfinite(g.args["u"]).all()
         free = nc.solve(mlp, y0, t, params, args, threads=2, **options)
         again = sol.replay()
+        iterates = nc.methods.get(method).family in ("dirk", "radau", "auto")
         for a, b, c in zip(sol.y, free.y, again.y, strict=True):
             np.testing.assert_array_equal(a, b)
-            np.testing.assert_array_equal(a, c)
+            if iterates:  # a replay iterates to rounding, the solve to its tolerance
+                np.testing.assert_allclose(a, c, rtol=1e-4, atol=1e-5)
+            else:
+                np.testing.assert_array_equal(a, c)
         if form in ("shared", "ends"):
             assert np.isfinite(sol(np.array([0.0, 0.3, 0.9, 1.0]))).all()
         if hasattr(nc, "Discrete"):
