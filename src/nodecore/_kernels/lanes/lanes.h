@@ -374,7 +374,8 @@ static int FN(load_lane)(FN(lanes) *s, int64_t l)
         FN(method_start)(T, l);
         if (T->other) {
             int replay = p->control.mode == NC_REPLAY;
-            FN(auto_give)(T, l, replay && p->grid_stiff[p->grid_off[b]]);
+            int some = replay && p->grid_off[b] < p->grid_off[b + 1]; /* a grid may have none */
+            FN(auto_give)(T, l, some && p->grid_stiff[p->grid_off[b]]);
             T->look[l] = !replay;
         }
         T->after_stop[l] = (uint8_t)FN(starts_on_stop)(p, b);
