@@ -14,7 +14,7 @@ typedef struct {
      * entered, which polls. pause_after: seconds after which a leader with work left for others
      * returns 1, to be called again with the same state (NULL at first); else 0 when done. */
     int (*forward)(nc_problem *p, int leader, double pause_after, void **state);
-    /* The same for the backward pass, whose chunks are too few to begin alone. */
+    /* The same for the backward pass. It does not pause: the forward pass has shown whether it is long. */
     void (*backward)(nc_problem *p, nc_backward *b, int leader);
     /* The entries of a chunk whose record has a limit, of a window of its schedule or (-1) all; non-zero when
      * memory is out. */
