@@ -1,35 +1,24 @@
-"""What `import nodecore` costs, and what it leaves alone."""
+"""What `import nodecore` leaves alone. Its seconds: bench/benchmarks/bench_import.py."""
 
-import os
 import subprocess
 import sys
 
-# The processor's time: the wall clock would count what else the machine is doing.
-PROBE = """
-import sys, time
-import numpy
-begin = time.process_time()
+import pytest
+
 import nodecore
-print(time.process_time() - begin)
-print(*sys.modules)
-"""
 
 
-def probe(cache):
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    env["PYTHONPYCACHEPREFIX"] = str(cache)
-    run = subprocess.run(
-        [sys.executable, "-c", PROBE], capture_output=True, text=True, check=True, env=env
-    )
-    seconds, modules = run.stdout.splitlines()
-    return float(seconds), set(modules.split())
+@pytest.fixture(scope="module")
+def modules():
+    run = [sys.executable, "-c", "import sys, nodecore; print(*sys.modules)"]
+    return set(subprocess.run(run, capture_output=True, text=True, check=True).stdout.split())
 
 
-def test_import_costs_under_100_ms_beyond_numpy(tmp_path):
-    probe(tmp_path)  # compiles the .pyc files, warms the disk cache
-    assert any(probe(tmp_path)[0] < 0.1 for _ in range(10))
-
-
-def test_import_leaves_the_heavy_packages_alone(tmp_path):
-    _, modules = probe(tmp_path)
+def test_import_leaves_the_heavy_packages_alone(modules):
     assert not modules & {"scipy", "matplotlib", "tqdm", "numpy.f2py", "asyncio"}
+
+
+def test_import_leaves_what_is_not_needed_to_solve(modules):
+    later = {f"nodecore.{module}" for module in nodecore._LATER.values()}
+    assert "nodecore._fit" in later
+    assert not modules & later
