@@ -125,7 +125,7 @@ def _pick(
     grid: tuple[Any, ...], when: Times, stops: tuple[Any, Any], who: Array
 ) -> tuple[tuple[Any, ...], Times, tuple[Any, Any]]:
     """The grids, times and stops of the samples ``who``."""
-    ends, h, off, out_step, _, stiff = grid
+    ends, h, off, out_step, _, stiff, expected = grid
 
     def gather(values: Array, starts: Array, stops: Array) -> tuple[Array, Array]:
         n = stops - starts
@@ -144,7 +144,8 @@ def _pick(
         stops = gather(stops[0], stops[1][who], stops[1][who + 1])
         if stops[0].size == 0:
             stops = (np.zeros(1), stops[1])
-    return (new_ends, new_h, new_off, rows, None, new_stiff), moved, stops
+    order = None if expected is None else expected[who]
+    return (new_ends, new_h, new_off, rows, None, new_stiff, order), moved, stops
 
 
 def jvp(inputs: Inputs, grid: Grid, dy0: Any, dparams: Any, dargs: Any) -> Array:

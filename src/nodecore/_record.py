@@ -258,17 +258,17 @@ class ContinuousPlan:
         """How many of ``n`` samples to solve backwards at once, and how many steps each may make.
 
         Entries of a record are of all lanes of a tile: those of a `CappedPlan` hold at most ``steps
-        (m + max(m / 2, lanes))`` lanes, for m samples and a chunk for each two tiles; for m <= 2, a
+        (m + max(m / 4, lanes))`` lanes, for m samples and a chunk for each four tiles; for m <= 2, a
         chunk each, ``2 m steps``.
         """
 
         def steps(m: int) -> int:
-            return int(self.waiting / (2 * m if m <= 2 else m + max(m / 2, 2 * vector_lanes)))
+            return int(self.waiting / (2 * m if m <= 2 else m + max(m / 4, 2 * vector_lanes)))
 
         if steps(n) >= self.LEAST_STEPS:
             return n, steps(n)
         per_sample = self.waiting // self.LEAST_STEPS
-        m = min(per_sample - 2 * vector_lanes, 2 * per_sample // 3)
+        m = min(per_sample - 2 * vector_lanes, 4 * per_sample // 5)
         if m <= 2:
             m = 2 if n > 1 and steps(2) >= self.LEAST_STEPS else 1
         return m, steps(m)

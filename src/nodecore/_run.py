@@ -26,7 +26,7 @@ from nodecore.status import InputError
 
 # enum nc_mode
 ADAPTIVE, FIXED_DT, FIXED_STEPS, REPLAY = range(4)
-NO_GRID = (None,) * 6
+NO_GRID = (None,) * 7
 
 # step of an output that was not reached
 _NEVER = np.iinfo(np.int32).max
@@ -327,6 +327,7 @@ class Grid:
     reached: Array  # outputs
     t_reached: Array
     events: tuple[Array, Array, Array] | None
+    expected: Array | None  # numbers of steps, by which the samples were put in order
 
     @classmethod
     def of(cls, made: Any) -> Grid:
@@ -334,7 +335,8 @@ class Grid:
         events = None
         if made.events is not None:
             events = (made.events, made.event_y, made.event_off)
-        return cls(made.steps(), made.ints[3], made.floats[0], events)
+        expected = made.floats[5] if made.floats[5].any() else None
+        return cls(made.steps(), made.ints[3], made.floats[0], events, expected)
 
     @property
     def cuts(self) -> Array:
@@ -393,7 +395,7 @@ def stiff_steps(steps: tuple[Array, ...]) -> Array:
 
 def grid_of(old: Inputs, grid: Grid, when: Times) -> tuple[Any, ...]:
     """The kernels' form of a grid: step ends, sizes, offsets, the step of each output, the nodes
-    that move, if any, and which steps were made by the method's stiff partner."""
+    that move, if any, which steps were made by the method's stiff partner, and the samples' order."""
     given = old.given
     sample, first, _, _, h, t_end, _, _ = grid.steps
     B = len(given.state.y0)
@@ -414,7 +416,7 @@ def grid_of(old: Inputs, grid: Grid, when: Times) -> tuple[Any, ...]:
         steps = np.searchsorted(first[off[b] : off[b + 1]], np.arange(n), side="right") - 1
         out_step[begin : begin + n] = steps
     ends, sizes = np.ascontiguousarray(t_end), np.ascontiguousarray(h)
-    return ends, sizes, off, out_step, nodes, stiff_steps(grid.steps)
+    return ends, sizes, off, out_step, nodes, stiff_steps(grid.steps), grid.expected
 
 
 def _nodes(given: Given, when: Times, grid: Grid, off: Array) -> Array:
@@ -568,7 +570,7 @@ def within_steps(old: Inputs, steps: tuple[Array, ...], which: Array, t: Array) 
     )
     one = np.arange(len(used) + 1, dtype=np.int64)
     stiff = np.ascontiguousarray(stiff_steps(steps)[used])
-    made_again = (t_end[used], h[used], one, out_step, None, stiff)
+    made_again = (t_end[used], h[used], one, out_step, None, stiff, None)
     found, _ = run(inputs, made_again, None, False)
     values = np.empty((which.size, found.y.shape[1]), found.y.dtype)
     values[order] = found.y[rows]

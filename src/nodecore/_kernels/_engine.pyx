@@ -27,6 +27,10 @@ import numpy as np
 # Seconds for which a pass works alone before other threads are asked to help: what waking them
 # costs.
 cdef double ALONE_SECONDS = 150e-6
+# Operations of one evaluation of a batch whose whole solve is done in about that time.
+cdef int64_t ALONE_OPERATIONS = 100_000
+# Tiles of samples that a chunk has where their step counts differ, and that are ordered together.
+cdef int64_t WINDOW = 4
 
 
 cdef extern from "backend.h":
@@ -46,6 +50,8 @@ cdef extern from "backend.h":
         NC_SP_CT
     ctypedef struct nc_instr:
         int32_t op
+        int32_t n
+        int32_t p[4]
     ctypedef struct nc_program:
         const nc_instr *code
         const int32_t *ipool
@@ -273,6 +279,7 @@ cdef extern from "backend.h":
         const int64_t *grid_off
         const int32_t *out_step
         const uint8_t *grid_stiff
+        double *expected
         const void *grid_k
         void *y_out
         int32_t *status
@@ -290,6 +297,7 @@ cdef extern from "backend.h":
         double *stiff_rho
         int64_t *n_stiff
         int64_t tile
+        int64_t window
         int64_t n_chunks
         nc_record *records
         int64_t next
@@ -907,6 +915,16 @@ cdef void _tree_sum(double *parts, int64_t count, int64_t n) noexcept nogil:
         count = half
 
 
+cdef int64_t _operations(const nc_program *p) noexcept nogil:
+    """About how many floating-point operations a lane costs; a function as much as 16."""
+    cdef int64_t i, total = 0
+    cdef const nc_instr *code = p.code
+    for i in range(p.n_instr):
+        total += 16 * code[i].n
+        total += 2 * <int64_t> code[i].p[0] * code[i].p[1] * code[i].p[2] * code[i].p[3]
+    return total
+
+
 cdef bint _finite(const void *p, int64_t n, bint is_f32) noexcept nogil:
     cdef int64_t i
     cdef double sum = 0
@@ -975,7 +993,7 @@ cdef class Run:
         slots, steps, segment, window), or None, and the bytes for step traces.
 
         inputs: (y0, args, t, t_off, out_off, stops, stop_off, grid, grid_h, grid_off, out_step,
-        grid_nodes, grid_stiff);
+        grid_nodes, grid_stiff, expected);
         grid_k: None, or the stages (steps, stages, D) of a given grid;
         curve: None, or (offsets, starts, sizes, coefficients (pieces, degree + 1, rows)).
 
@@ -992,7 +1010,7 @@ cdef class Run:
         self.inputs, self.uniform = inputs, uniform
         p.uniform = _ptr(uniform)
         (y0, args, t, t_off, out_off, stops, stop_off, grid, grid_h, grid_off, out_step,
-         grid_nodes, grid_stiff) = inputs
+         grid_nodes, grid_stiff, expected) = inputs
         p.batch = B = y0.shape[0]
         p.y0, p.args = _ptr(y0), _ptr(args)
         p.t = <const double *> _ptr(t)
@@ -1021,7 +1039,7 @@ cdef class Run:
         n_out = p.out_off[B]
         self.y = np.empty((n_out, fields.dim), fields.dtype)
         self.ints = np.zeros((8, B), np.int64)
-        self.floats = np.zeros((5, B))
+        self.floats = np.zeros((6, B))
         self.status = np.zeros(B, np.int32)
         p.y_out = _ptr(self.y)
         p.status = <int32_t *> _ptr(self.status)
@@ -1038,6 +1056,9 @@ cdef class Run:
         p.stiff_t = p.t_reached + 2 * B
         p.stiff_h = p.t_reached + 3 * B
         p.stiff_rho = p.t_reached + 4 * B
+        p.expected = p.t_reached + 5 * B
+        if expected is not None:
+            self.floats[5] = expected
         self.sample_values = None
         if keep is not None:
             self.sample_values = np.empty((B, p.n_sample), fields.dtype)
@@ -1067,7 +1088,7 @@ cdef class Run:
             p.curve.start, p.curve.size = <const double *> _ptr(start), <const double *> _ptr(size)
             p.curve.coef = _ptr(coef)
             p.curve.degree, p.curve.rows = coef.shape[1] - 1, coef.shape[2]
-        p.tile, p.n_chunks = self._cut(B, keep is not None)
+        self._cut(keep is not None)
         p.parts = self.parts
         fields._bind_parts(p, self.parts)
         if keep is not None:
@@ -1133,23 +1154,35 @@ cdef class Run:
         self._know((self.events, self.event_y, self.event_off))
         return 0
 
-    cdef tuple _cut(self, int64_t B, bint keep):
-        """Tile width and number of chunks: functions of batch and program only."""
-        cdef int64_t v = self.be.vector_lanes, L, each, most, tiles, share
-        if self.p.opaque_field != NULL:
-            return (B + v - 1) // v * v, 1
-        L = 1 if B <= 2 else v if B < 8 * v else 2 * v
+    cdef int _cut(self, bint keep) except -1:
+        """Tile width, number of chunks and the window: functions of batch and program only."""
+        cdef nc_problem *p = &self.p
+        cdef int64_t B = p.batch, v = self.be.vector_lanes, L, each, most, tiles, share
+        # a grid that is gone through again is cut as when it was made
+        cdef bint adaptive = p.control.mode == NC_ADAPTIVE or self.inputs[13] is not None
+        p.window = p.n_chunks = 1
+        if p.opaque_field != NULL:
+            p.tile = (B + v - 1) // v * v
+            return 0
+        p.tile = L = 1 if B <= 2 else v if B < 8 * v else 2 * v
+        tiles = (B + L - 1) // L
         if not keep:
-            return L, 1
+            # A window is one thread's: only so little work that it is not worth a second one is put
+            # in order as a whole.
+            if adaptive and tiles <= WINDOW and B * _operations(&p.field) < ALONE_OPERATIONS:
+                p.window = tiles
+            return 0
         # Each chunk has an accumulator, which is set to 0 and added up in the end: 8 MiB of them,
         # or 4.
-        each = 8 * max(self.p.acc_size, 1)
+        each = 8 * max(p.acc_size, 1)
         most = min(max((8 << 20) // each, min((32 << 20) // each, 4), 1), 64)
-        # Where step counts differ, two tiles of samples a chunk keep its lanes full.
-        tiles = (B + L - 1) // L
-        share = 2 if self.p.control.mode == NC_ADAPTIVE and L > 1 else 1
+        # Where step counts differ, several tiles of samples a chunk keep its lanes full.
+        share = WINDOW if adaptive and L > 1 else 1
         share = max(share, (tiles + most - 1) // most)
-        return L, max(B // (share * L) if share > 1 else tiles, 1)
+        p.n_chunks = max(B // (share * L) if share > 1 else tiles, 1)
+        if adaptive and L > 1:
+            p.window = min((B + p.n_chunks * L - 1) // (p.n_chunks * L), 2 * WINDOW)
+        return 0
 
     def forward(self, int n_threads, double deadline, progress=None):
         """Solves. Raises what a callback or a signal raised. Where the steps do not fit into the

@@ -191,6 +191,8 @@ struct nc_problem {
     const int64_t *grid_off;
     const int32_t *out_step; /* replay: the step each output belongs to, -1 for the first */
     const uint8_t *grid_stiff; /* replay: which method each step was made by, or NULL */
+    double *expected; /* about how many steps each sample makes, [B]: found by an adaptive solve, given to a
+                       * replay. The order in which a chunk's samples are loaded. */
     const void *grid_k; /* replay: the stages of each step, real [][n_stages][dim], or NULL: they are
                          * solved for */
 
@@ -204,6 +206,7 @@ struct nc_problem {
 
     /* how the batch is cut; chunks have records of their own */
     int64_t tile; /* lanes */
+    int64_t window; /* tiles of samples that are made ready at a time: lanes.h, "The queue" */
     int64_t n_chunks;
     nc_record *records; /* [n_chunks], or NULL: nothing is kept */
 

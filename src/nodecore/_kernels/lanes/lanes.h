@@ -7,9 +7,21 @@
  *
  * Between judge and emit events are looked for (events.h), which may end the step before its end.
  *
- * The queue holds up to L samples that are ready to go (their values of S, f0 and h0 are computed a
- * whole tile at a time). A lane whose trajectory ends takes the next of them. Lanes without a
- * sample keep a finite state and h = 0. Every lane has its own t, h, error and fate. */
+ * The queue holds some tiles of samples that are ready to go (their values of S, f0 and h0 are computed a
+ * whole tile at a time). A lane whose trajectory ends takes the next of them: where steps are adaptive
+ * the one that is expected to need the most (Graham's longest processing time first), so that the lanes of
+ * a chunk end at about the same step. Lanes without a sample keep a finite state and h = 0. Every lane has
+ * its own t, h, error and fate. */
+
+/* A tile of samples in waiting: their initial states, derivatives, step sizes, values of S; and whether one
+ * of these is not finite. */
+typedef struct {
+    int64_t *sample;
+    REAL *y, *k, *s;
+    double *h;
+    uint8_t *bad;
+} FN(waiting);
+
 typedef struct {
     FN(tile) tile, stiff_tile; /* the second is the first one's `other` */
     int64_t L, pad; /* pad: L rounded up to whole float64 vectors */
@@ -49,12 +61,12 @@ typedef struct {
     uint8_t *reads_finish, *reads_dense;
     FN(event_state) ev;
 
-    /* the queue: a tile of samples in waiting */
+    /* the queue: p->window tiles of samples in waiting */
     int64_t q_pos, q_size, q_first;
-    int64_t *queue;
-    REAL *queue_y, *queue_k, *queue_f1, *queue_args, *queue_s;
-    double *queue_h;
-    uint8_t *queue_bad;
+    int64_t *q_order; /* [window * L]: which place of the queue is loaded next */
+    double *q_steps;  /* [window * L]: about how many steps each will make */
+    FN(waiting) *q_tile; /* [window] */
+    REAL *queue_f1, *queue_args;
     double next_poll, last_look;
     int countdown;
 } FN(lanes);
@@ -113,14 +125,20 @@ static size_t FN(lanes_memory)(FN(lanes) *s, char *base)
     NC_TAKE(s->dense, rows);
     NC_TAKE(s->reads_finish, n);
     NC_TAKE(s->reads_dense, n);
-    NC_TAKE(s->queue, n);
-    NC_TAKE(s->queue_y, rows);
-    NC_TAKE(s->queue_k, rows);
+    NC_TAKE(s->q_order, p->window * L);
+    NC_TAKE(s->q_steps, p->window * L);
+    NC_TAKE(s->q_tile, p->window);
+    for (int64_t i = 0; i < p->window; i++) {
+        FN(waiting) none, *w = base ? s->q_tile + i : &none;
+        NC_TAKE(w->sample, n);
+        NC_TAKE(w->y, rows);
+        NC_TAKE(w->k, rows);
+        NC_TAKE(w->s, (int64_t)p->n_sample * L + FN(SLACK));
+        NC_TAKE(w->h, n);
+        NC_TAKE(w->bad, n);
+    }
     NC_TAKE(s->queue_f1, rows);
     NC_TAKE(s->queue_args, (int64_t)p->n_args * L + FN(SLACK));
-    NC_TAKE(s->queue_s, (int64_t)p->n_sample * L + FN(SLACK));
-    NC_TAKE(s->queue_h, n);
-    NC_TAKE(s->queue_bad, n);
     s->reach = s->tile.t_new;
     if (p->events.n) {
         NC_TAKE(s->reach, n);
@@ -155,20 +173,20 @@ static void FN(read_dense)(FN(lanes) *s, int64_t l)
 
 /* ---- The queue ------------------------------------------------------------------------------ */
 
-/* NUMERICS: Hairer, Norsett & Wanner I, II.4. Leaves |h0| in queue_h. The tile's step arrays serve
+/* NUMERICS: Hairer, Norsett & Wanner I, II.4. Leaves |h0| in w->h. The tile's step arrays serve
  * as scratch; live lanes' y and k are not touched. */
-static void FN(initial_step)(FN(lanes) *s)
+static void FN(initial_step)(FN(lanes) *s, FN(waiting) *w)
 {
     FN(tile) *T = &s->tile;
     const nc_problem *p = T->p;
     const nc_control *c = &p->control;
     int64_t L = s->L, D = p->dim;
     double *d0 = s->tmp, *d1 = s->tmp + s->pad, *d2 = s->tmp + 2 * s->pad, *h0 = s->tmp + 3 * s->pad;
-    const REAL *y = s->queue_y, *f0 = s->queue_k;
+    const REAL *y = w->y, *f0 = w->k;
     FN(scaled_square)(y, y, y, c->atol, c->rtol, D, L, s->part, d0);
     FN(scaled_square)(f0, y, y, c->atol, c->rtol, D, L, s->part, d1);
     for (int64_t l = 0; l < L; l++) {
-        int64_t b = s->queue[l];
+        int64_t b = w->sample[l];
         const double *t = p->t + p->t_off[b];
         int64_t n = p->out_off[b + 1] - p->out_off[b];
         double span = fabs(t[n - 1] - t[0]);
@@ -176,12 +194,12 @@ static void FN(initial_step)(FN(lanes) *s)
         d1[l] = f;
         h0[l] = a < 1e-5 || f < 1e-5 ? 1e-6 : 0.01 * (a / f);
         h0[l] = fmin(h0[l], span);
-        s->queue_h[l] = t[n - 1] >= t[0] ? 1.0 : -1.0;
+        w->h[l] = t[n - 1] >= t[0] ? 1.0 : -1.0;
     }
     for (int attempt = 0; attempt < 12; attempt++) {
         for (int64_t l = 0; l < L; l++) {
-            T->coef[l] = (REAL)(h0[l] * s->queue_h[l]);
-            T->stage_t[l] = p->t[p->t_off[s->queue[l]]] + h0[l] * s->queue_h[l];
+            T->coef[l] = (REAL)(h0[l] * w->h[l]);
+            T->stage_t[l] = p->t[p->t_off[w->sample[l]]] + h0[l] * w->h[l];
             T->time[l] = (REAL)T->stage_t[l];
         }
         const REAL *k[1] = {f0};
@@ -209,8 +227,8 @@ static void FN(initial_step)(FN(lanes) *s)
         double h1 = d0[l] <= 1e-15 ? fmax(1e-6, h0[l] * 1e-3) : d1[l];
         if (!(d0[l] < HUGE_VAL))
             h1 = h0[l];
-        double t0 = fabs(p->t[p->t_off[s->queue[l]]]);
-        s->queue_h[l] = fmax(fmin(100 * h0[l], h1), 100 * DBL_EPSILON * t0); /* t must move */
+        double t0 = fabs(p->t[p->t_off[w->sample[l]]]);
+        w->h[l] = fmax(fmin(100 * h0[l], h1), 100 * DBL_EPSILON * t0); /* t must move */
     }
 }
 
@@ -221,48 +239,36 @@ static int FN(starts_on_stop)(const nc_problem *p, int64_t b)
            p->stops[p->stop_off[b]] == p->t[p->t_off[b]];
 }
 
-/* Makes the next samples ready. Lanes of the queue without one repeat the first. */
-static void FN(fill_queue)(FN(lanes) *s)
+/* Makes samples first .. first + n - 1 ready, n <= L. Lanes without one repeat the first. */
+static void FN(fill_tile)(FN(lanes) *s, FN(waiting) *w, int64_t first, int64_t n)
 {
     FN(tile) *T = &s->tile;
     nc_problem *p = (nc_problem *)T->p;
-    int64_t L = s->L, D = p->dim, first, n;
-    s->q_pos = s->q_size = 0;
-    if (s->shared) {
-        first = __atomic_fetch_add(&p->next, L, __ATOMIC_RELAXED);
-        n = p->batch - first < L ? p->batch - first : L;
-    } else {
-        first = s->next;
-        n = s->end - first < L ? s->end - first : L;
-        s->next += n;
-    }
-    if (n <= 0)
-        return;
-    s->q_first = first;
+    int64_t L = s->L, D = p->dim;
     for (int64_t l = 0; l < L; l++) {
-        int64_t b = s->queue[l] = first + (l < n ? l : 0);
-        FN(lane_in)(s->queue_y, (const REAL *)p->y0 + b * D, D, L, l);
+        int64_t b = w->sample[l] = first + (l < n ? l : 0);
+        FN(lane_in)(w->y, (const REAL *)p->y0 + b * D, D, L, l);
         if (p->n_args)
             FN(lane_in)(s->queue_args, (const REAL *)p->args + b * p->n_args, p->n_args, L, l);
     }
     REAL *live = T->base[NC_SP_S];
-    T->base[NC_SP_S] = s->queue_s; /* the queue's samples, while its values are computed */
+    T->base[NC_SP_S] = w->s; /* the queue's samples, while its values are computed */
     if (p->n_sample && !p->opaque_field) {
         T->base[NC_SP_ARGS] = s->queue_args;
         FN(vm_run)(&p->sample, T->base, L, NULL);
         if (p->sample_values)
             for (int64_t l = 0; l < n; l++)
-                FN(lane_out)((REAL *)p->sample_values + (first + l) * p->n_sample, s->queue_s,
+                FN(lane_out)((REAL *)p->sample_values + (first + l) * p->n_sample, w->s,
                              p->n_sample, L, l);
     }
     int64_t *sample = T->sample;
     uint8_t *active = T->active;
-    T->sample = s->queue;
-    T->active = s->queue_bad;
+    T->sample = w->sample;
+    T->active = w->bad;
     for (int64_t l = 0; l < L; l++) {
-        int64_t b = s->queue[l];
+        int64_t b = w->sample[l];
         const double *t = p->t + p->t_off[b];
-        s->queue_bad[l] = l < n;
+        w->bad[l] = l < n;
         T->stage_t[l] = t[0];
         T->time[l] = (REAL)t[0];
         if (FN(starts_on_stop)(p, b)) { /* as stage_time has it */
@@ -271,21 +277,57 @@ static void FN(fill_queue)(FN(lanes) *s)
             T->time[l] = FN(next_to)(T->time[l], end - t[0]);
         }
     }
-    FN(field)(T, s->queue_y, s->queue_k, NULL);
+    FN(field)(T, w->y, w->k, NULL);
     if (p->control.mode == NC_ADAPTIVE) {
         if (p->control.first_step > 0)
             for (int64_t l = 0; l < L; l++)
-                s->queue_h[l] = p->control.first_step;
+                w->h[l] = p->control.first_step;
         else
-            FN(initial_step)(s);
+            FN(initial_step)(s, w);
     }
     T->sample = sample;
     T->active = active;
     T->base[NC_SP_S] = live;
-    FN(find_nonfinite)(s->queue_y, D, L, s->queue_bad);
-    FN(find_nonfinite)(s->queue_k, D, L, s->bad);
+    FN(find_nonfinite)(w->y, D, L, w->bad);
+    FN(find_nonfinite)(w->k, D, L, s->bad);
     for (int64_t l = 0; l < L; l++)
-        s->queue_bad[l] |= s->bad[l];
+        w->bad[l] |= s->bad[l];
+}
+
+/* Makes the next samples ready, and puts them in order: at equal expectations the earlier one first. */
+static void FN(fill_queue)(FN(lanes) *s)
+{
+    nc_problem *p = (nc_problem *)s->tile.p;
+    int64_t L = s->L, most = p->window * L, first, n;
+    s->q_pos = s->q_size = 0;
+    if (s->shared) {
+        first = __atomic_fetch_add(&p->next, most, __ATOMIC_RELAXED);
+        n = p->batch - first < most ? p->batch - first : most;
+    } else {
+        first = s->next;
+        n = s->end - first < most ? s->end - first : most;
+        s->next += n;
+    }
+    if (n <= 0)
+        return;
+    s->q_first = first;
+    for (int64_t at = 0; at < n; at += L)
+        FN(fill_tile)(s, s->q_tile + at / L, first + at, n - at < L ? n - at : L);
+    for (int64_t j = 0; j < n; j++) {
+        int64_t b = first + j, i = j;
+        if (p->control.mode == NC_ADAPTIVE) {
+            const double *t = p->t + p->t_off[b];
+            double span = t[p->out_off[b + 1] - p->out_off[b] - 1] - t[0];
+            p->expected[b] = fabs(span) / s->q_tile[j / L].h[j % L];
+        }
+        double steps = p->expected[b];
+        for (; i > 0 && s->q_steps[i - 1] < steps; i--) {
+            s->q_steps[i] = s->q_steps[i - 1];
+            s->q_order[i] = s->q_order[i - 1];
+        }
+        s->q_steps[i] = steps;
+        s->q_order[i] = j;
+    }
     s->q_size = n;
 }
 
@@ -353,12 +395,14 @@ static int FN(load_lane)(FN(lanes) *s, int64_t l)
             FN(fill_queue)(s);
         if (s->q_pos == s->q_size)
             return 0;
-        int64_t j = s->q_pos++, b = s->queue[j];
-        FN(lane_copy)(T->y, l, s->queue_y, j, D, L);
-        FN(lane_copy)(T->k[0], l, s->queue_k, j, D, L);
+        int64_t place = s->q_order[s->q_pos++], j = place % L;
+        const FN(waiting) *w = s->q_tile + place / L;
+        int64_t b = w->sample[j];
+        FN(lane_copy)(T->y, l, w->y, j, D, L);
+        FN(lane_copy)(T->k[0], l, w->k, j, D, L);
         if (T->z)
-            FN(lane_copy)(T->z, l, s->queue_y, j, D, L);
-        FN(lane_copy)(T->base[NC_SP_S], l, s->queue_s, j, p->n_sample, L);
+            FN(lane_copy)(T->z, l, w->y, j, D, L);
+        FN(lane_copy)(T->base[NC_SP_S], l, w->s, j, p->n_sample, L);
         FN(bind_lane)(s, l, b);
         T->active[l] = 1;
         s->n_live++;
@@ -386,7 +430,7 @@ static int FN(load_lane)(FN(lanes) *s, int64_t l)
         if (p->events.n)
             FN(load_events)(s, l);
         s->h_next[l] = p->control.mode == NC_ADAPTIVE
-                           ? s->dir[l] * fmin(s->queue_h[j], fabs(s->t_end[l] - T->t[l]))
+                           ? s->dir[l] * fmin(w->h[j], fabs(s->t_end[l] - T->t[l]))
                            : 0;
         memcpy((REAL *)p->y_out + s->out0[l] * D, (const REAL *)p->y0 + b * D,
                (size_t)D * sizeof(REAL));
@@ -398,7 +442,7 @@ static int FN(load_lane)(FN(lanes) *s, int64_t l)
                 s->q[l]++;
             }
         int64_t steps = p->control.mode == NC_REPLAY ? p->grid_off[b + 1] - p->grid_off[b] : 1;
-        if (s->queue_bad[j])
+        if (w->bad[j])
             FN(finish_sample)(s, l, NC_NON_FINITE);
         else if (s->n_out[l] == 1 || steps == 0)
             FN(finish_sample)(s, l, NC_OK);
