@@ -258,8 +258,8 @@ class ContinuousPlan:
         """How many of ``n`` samples to solve backwards at once, and how many steps each may make.
 
         Entries of a record are of all lanes of a tile: those of a `CappedPlan` hold at most ``steps
-        (m + max(m / 4, lanes))`` lanes, for m samples and a chunk for each four tiles; for m <= 2, a
-        chunk each, ``2 m steps``.
+        (m + max(m / 4, lanes))`` lanes, for m samples and a chunk for each four tiles; for m <= 2,
+        a chunk each, ``2 m steps``.
         """
 
         def steps(m: int) -> int:

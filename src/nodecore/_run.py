@@ -395,7 +395,7 @@ def stiff_steps(steps: tuple[Array, ...]) -> Array:
 
 def grid_of(old: Inputs, grid: Grid, when: Times) -> tuple[Any, ...]:
     """The kernels' form of a grid: step ends, sizes, offsets, the step of each output, the nodes
-    that move, if any, which steps were made by the method's stiff partner, and the samples' order."""
+    that move, if any, which steps the method's stiff partner made, and the samples' order."""
     given = old.given
     sample, first, _, _, h, t_end, _, _ = grid.steps
     B = len(given.state.y0)
