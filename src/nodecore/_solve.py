@@ -209,7 +209,7 @@ def solve(
     if looked_for:
         _check_events(field, sig.adjoint)
     made, pull = run(inputs, NO_GRID, deadline, progress, sig)
-    if made.ints[7].max(initial=0) >= WORTH_A_WARNING:
+    if made.limited_steps() >= WORTH_A_WARNING:
         from nodecore.methods.order import real_limit
 
         warn_stiffness(

@@ -252,10 +252,11 @@ def shaped(
             start = 0
             for p in given.params:
                 end = start + p.size
-                params_bar.append(params_flat[start:end].reshape(p.shape))
+                bar = params_flat[start:end]
+                params_bar.append(bar if p.ndim == 1 else bar.reshape(p.shape))
                 start = end
         leaves = [
-            x if p.dtype == x.dtype else np.asarray(x, p.dtype if p.dtype.kind == "f" else x.dtype)
+            x if p.dtype is x.dtype else np.asarray(x, p.dtype if p.dtype.kind == "f" else x.dtype)
             for x, p in zip(params_bar, given.params, strict=True)
         ]
         params = tree.unflatten(given.params_treedef, leaves)

@@ -119,7 +119,7 @@ class Adam:
         for dtype in {p.dtype for p in leaves}:
             where = [i for i, p in enumerate(leaves) if p.dtype == dtype]
             p, g, m, v = (
-                np.concatenate([np.reshape(c[i], -1) for i in where], dtype=dtype)
+                np.concatenate([c[i].reshape(-1) for i in where], dtype=dtype)
                 for c in (leaves, slopes, *columns[2:])
             )
             m *= self.b1

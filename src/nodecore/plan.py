@@ -560,6 +560,9 @@ def pull_samples(fields: Any, uniform: Any, args: Any, s_bar: Any, acc: Any) -> 
 # ---- Functions that are evaluated once, such as losses -------------------------------------------
 
 
+_Y, _U, _OUT = int(Space.Y), int(Space.U), int(Space.OUT)
+
+
 class Function:
     """A graph with one value and its gradient, as one program; evaluated in float64."""
 
@@ -590,12 +593,12 @@ class Function:
             self.n_outs += v.n
         self.program: Program = emit("function", results, given, uniform_lanes=True)
 
-    def __call__(self, flat: Any) -> Any:
-        """The value, then the gradient, for all inputs one after the other."""
+    def __call__(self, *parts: Any) -> Any:
+        """The value, then the gradient, for all inputs one after the other; ``parts``: vectors."""
         given = np.zeros((self.n_inputs + 64, 1))
-        given[: self.n_inputs, 0] = flat
+        np.concatenate(parts, out=given[: self.n_inputs, 0])
         out = np.empty((self.n_outs + 64, 1))
-        spaces = {int(Space.Y): given, int(Space.U): self.consts, int(Space.OUT): out}
+        spaces = {_Y: given, _U: self.consts, _OUT: out}
         p = self.program
         _kernels.run_program(p.packed, p.ipool, p.rf_rows, spaces, 1, isa())
         return out[: self.n_outs, 0]

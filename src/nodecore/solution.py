@@ -354,6 +354,9 @@ class Solution:
     def _rows(self, dy: Any) -> Array:
         """A cotangent shaped like y as rows (N, D) in the state's dtype."""
         state, when = self._in.state, self._in.when
+        plain = type(dy) is np.ndarray and state.treedef is tree.LEAF and when.form != "ragged"
+        if plain and dy.dtype is state.y0.dtype and dy.shape == self.y.shape:
+            return np.ascontiguousarray(dy.reshape(self._run.y.shape))
         if state.treedef == tree.LEAF:
             leaves = [dy]
         else:
@@ -431,7 +434,7 @@ class Solution:
                 continue
             specs.append((name, spec_of(value), STEP))
             values += [np.asarray(x, np.float64).reshape(-1) for x in tree.flatten(value)[0]]
-        out = plan.scalar_function(loss, specs, 2 if with_params else 1)(np.concatenate(values))
+        out = plan.scalar_function(loss, specs, 2 if with_params else 1)(*values)
         leaves, treedef = tree.flatten(self.y)
         start, parts = 1, []
         for leaf in leaves:

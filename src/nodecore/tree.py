@@ -12,6 +12,7 @@ A state, params or args may be a tree. `flatten` takes it apart into a list of l
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeAlias
 
@@ -26,6 +27,7 @@ TreeDef: TypeAlias = Hashable
 
 LEAF: TreeDef = "*"
 
+_ARRAYS = {np.ndarray}
 _NUMBERS = (int, float, complex, np.number, np.bool_)
 
 
@@ -73,7 +75,11 @@ def _flatten(tree: Any, leaves: list[Any]) -> TreeDef:
         return None
     if isinstance(tree, dict):
         keys = _sorted_keys(tree)
-        return ("dict", keys, tuple([_flatten(tree[k], leaves) for k in keys]))
+        children = [tree[k] for k in keys]
+        if set(builtins.map(type, children)) == _ARRAYS:  # most dicts; no call for each
+            leaves += children
+            return ("dict", keys, (LEAF,) * len(keys))
+        return ("dict", keys, tuple([_flatten(child, leaves) for child in children]))
     if isinstance(tree, tuple):
         children = tuple([_flatten(child, leaves) for child in tree])
         if hasattr(kind, "_fields"):
@@ -139,6 +145,8 @@ def _unflatten(treedef: Any, leaves: Any) -> Any:
         return None
     kind, data, children = treedef
     if kind == "dict":
+        if children.count(LEAF) == len(children):
+            return {key: next(leaves) for key in data}
         return {key: _unflatten(child, leaves) for key, child in zip(data, children, strict=True)}
     values = [_unflatten(child, leaves) for child in children]
     if kind == "list":

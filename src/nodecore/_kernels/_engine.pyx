@@ -1298,6 +1298,13 @@ cdef class Run:
             return y0_bar, args_bar, t_bar, acc, (bad[0], p.t[p.t_off[bad[0]]], -1)
         return y0_bar, args_bar, t_bar, acc, None
 
+    def limited_steps(self):
+        """The most steps of a sample whose size stability seemed to limit."""
+        cdef int64_t i, most = 0
+        for i in range(self.p.batch):
+            most = max(most, self.p.n_stiff[i])
+        return most
+
     def all_ok(self):
         """Whether every sample reached its end (or a terminal event)."""
         cdef int64_t i

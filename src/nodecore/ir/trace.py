@@ -58,8 +58,10 @@ NOTHING = Spec(None, (), ())
 
 def spec_of(value: Any) -> Spec:
     """The spec of a tree of arrays."""
+    if type(value) is np.ndarray and value.dtype.kind in _KINDS:
+        return Spec(tree.LEAF, (value.shape,), (_KINDS[value.dtype.kind],))
     leaves, treedef = tree.flatten(value)
-    arrays = [np.asarray(leaf) for leaf in leaves]
+    arrays = [leaf if type(leaf) is np.ndarray else np.asarray(leaf) for leaf in leaves]
     kinds = tuple([_KINDS.get(a.dtype.kind, "?") for a in arrays])
     if "?" in kinds:
         path = tree.paths(treedef)[kinds.index("?")]

@@ -285,7 +285,8 @@ static int FN(pull_outputs)(FN(back) *s, const nc_backward *g, const int32_t *q_
             double w[NC_MAX_STAGES], dw[NC_MAX_STAGES];
             if (!s->pending[l])
                 continue;
-            FN(dense_weights)(FN(maker)(T, l)->method, s->theta[l], w, dw);
+            FN(dense_weights)(FN(maker)(T, l)->method, s->theta[l], w,
+                              s->want_t ? dw : NULL);
             int64_t b = s->cur[l], row = p->out_off[b] + s->q[l] - 1;
             double slope = 0; /* dy . sum b_i'(theta) k_i */
             for (int64_t i = 0; i < D && s->want_t; i++)

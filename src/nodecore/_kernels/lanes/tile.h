@@ -48,6 +48,18 @@ static void FN(lincomb)(REAL *out, const REAL *base, int n, const REAL *const *k
     }
 }
 
+/* out[l] = x[l] w, rounded to the element type. In blocks of constant length: whole vectors. */
+NC_INLINE void FN(scale_lanes)(REAL *out, const double *x, double w, int64_t L)
+{
+    if (L == 1) {
+        out[0] = (REAL)(x[0] * w);
+        return;
+    }
+    for (int64_t l = 0; l < L; l += VL)
+        for (int q = 0; q < VL; q++)
+            out[l + q] = (REAL)(x[l + q] * w);
+}
+
 /* dst = mask ? src : dst, lane by lane. */
 static void FN(select_lanes)(REAL *dst, const REAL *src, const RINT *mask, int64_t rows, int64_t L)
 {

@@ -152,12 +152,18 @@ static double FN(before_stop)(const FN(tile) *s, int64_t l, double t)
 static void FN(stage_time)(FN(tile) *s, double c)
 {
     if (!s->p->stop_off) {
-        const double *from = c == 1.0 ? s->t_new : s->t, part = c == 1.0 ? 0 : c;
-        for (int64_t l = 0; l < s->L; l++) {
-            double t = from[l] + part * s->h[l];
-            s->stage_t[l] = t;
-            s->time[l] = (REAL)t;
+        const double *from = c == 1.0 ? s->t_new : s->t, *h = s->h, part = c == 1.0 ? 0 : c;
+        double *restrict stage_t = s->stage_t;
+        REAL *restrict time = s->time;
+        if (s->L == 1) {
+            stage_t[0] = from[0] + part * h[0];
+            time[0] = (REAL)stage_t[0];
         }
+        for (int64_t l = 0; l + VL <= s->L; l += VL)
+            for (int64_t q = l; q < l + VL; q++) {
+                stage_t[q] = from[q] + part * h[q];
+                time[q] = (REAL)stage_t[q];
+            }
         return;
     }
     for (int64_t l = 0; l < s->L; l++) {
@@ -197,8 +203,12 @@ static void FN(combine)(FN(tile) *s, REAL *out, const REAL *base, const double *
     int m = 0, increments = s->method->family == NC_ROSENBROCK;
     for (int j = 0; j < n; j++)
         if (w[j] != 0.0) {
-            for (int64_t l = 0; l < s->L; l++)
-                s->coef[m * s->L + l] = (REAL)(increments ? w[j] : s->h[l] * w[j]);
+            REAL *coef = s->coef + m * s->L;
+            if (increments)
+                for (int64_t l = 0; l < s->L; l++)
+                    coef[l] = (REAL)w[j];
+            else
+                FN(scale_lanes)(coef, s->h, w[j], s->L);
             k[m++] = s->k[j];
         }
     FN(lincomb)(out, base, m, k, s->coef, s->p->dim, s->L);
@@ -224,18 +234,26 @@ static void FN(error_norm)(FN(tile) *s, double *part, double *tmp, double *err)
     }
 }
 
-/* b_i(theta) and its derivative. */
+/* b_i(theta), a polynomial of coefficients P. */
+NC_INLINE double FN(dense_weight)(const double *P, int degree, double theta)
+{
+    double v = 0;
+    for (int k = degree - 1; k >= 0; k--)
+        v = v * theta + P[k];
+    return v * theta;
+}
+
+/* All b_i(theta), and their derivatives unless dw is NULL. */
 static void FN(dense_weights)(const nc_tableau *m, double theta, double *w, double *dw)
 {
     for (int i = 0; i < m->n_stages; i++) {
         const double *P = m->P + i * m->degree;
-        double v = 0, d = 0;
-        for (int k = m->degree - 1; k >= 0; k--) {
-            d = d * theta + (k + 1) * P[k];
-            v = v * theta + P[k];
-        }
-        w[i] = v * theta;
-        dw[i] = d;
+        w[i] = FN(dense_weight)(P, m->degree, theta);
+        if (!dw)
+            continue;
+        dw[i] = 0;
+        for (int k = m->degree - 1; k >= 0; k--)
+            dw[i] = dw[i] * theta + (k + 1) * P[k];
     }
 }
 
@@ -243,15 +261,28 @@ static void FN(dense_weights)(const nc_tableau *m, double theta, double *w, doub
 static void FN(dense)(FN(tile) *s, const double *theta, REAL *out)
 {
     const nc_tableau *m = s->method;
-    double w[NC_MAX_STAGES], dw[NC_MAX_STAGES];
     const REAL *k[NC_MAX_STAGES];
-    for (int64_t l = 0; l < s->L; l++) {
-        FN(dense_weights)(m, theta[l], w, dw);
-        for (int i = 0; i < m->n_stages; i++)
-            s->coef[i * s->L + l] = (REAL)(m->family == NC_ROSENBROCK ? w[i] : s->h[l] * w[i]);
-    }
-    for (int i = 0; i < m->n_stages; i++)
+    const double *h = m->family == NC_ROSENBROCK ? NULL : s->h;
+    const int64_t L = s->L;
+    for (int i = 0; i < m->n_stages; i++) {
+        const double *P = m->P + i * m->degree;
+        REAL *coef = s->coef + i * L;
         k[i] = s->k[i];
+        if (L == 1) {
+            double w = FN(dense_weight)(P, m->degree, theta[0]);
+            coef[0] = (REAL)(h ? h[0] * w : w);
+        }
+        for (int64_t l = 0; l + VL <= L; l += VL) {
+            double w[VL] = {0}; /* as dense_weight, in whole vectors */
+            for (int j = m->degree - 1; j >= 0; j--)
+                for (int q = 0; q < VL; q++)
+                    w[q] = w[q] * theta[l + q] + P[j];
+            for (int q = 0; q < VL; q++)
+                w[q] *= theta[l + q];
+            for (int q = 0; q < VL; q++)
+                coef[l + q] = (REAL)(h ? h[l + q] * w[q] : w[q]);
+        }
+    }
     FN(lincomb)(out, s->y, m->n_stages, k, s->coef, s->p->dim, s->L);
 }
 
@@ -356,16 +387,14 @@ static int FN(stage_cotangent)(FN(tile) *s, const FN(cotangents) *c, int i, int 
     int64_t L = s->L;
     int count = 0;
     if (m->b[i] != 0.0) {
-        for (int64_t l = 0; l < L; l++)
-            s->coef[count * L + l] = (REAL)(s->h[l] * m->b[i]);
+        FN(scale_lanes)(s->coef + count * L, s->h, m->b[i], L);
         v[count++] = c->lambda;
     }
     for (int j = i + 1; j < n; j++) {
         double a = m->A[j * m->n_stages + i];
         if (!done[j] || a == 0.0)
             continue;
-        for (int64_t l = 0; l < L; l++)
-            s->coef[count * L + l] = (REAL)(s->h[l] * a);
+        FN(scale_lanes)(s->coef + count * L, s->h, a, L);
         v[count++] = c->ybar[j];
     }
     if (count == 0 && !c->kbar)
