@@ -278,15 +278,27 @@ static int FN(tile_step)(FN(lanes) *s)
     const nc_tableau *m = T->method;
     int64_t L = s->L, D = p->dim;
     int adaptive = c->mode == NC_ADAPTIVE, last = m->n_step - 1;
+    int plain = m->family == NC_EXPLICIT && !T->other && !T->z; /* nothing that a lane has for itself */
+    /* looked up once: stores of bytes may alias anything */
+    RINT *const mask = s->mask;
+    uint8_t *const active = T->active, *const first = s->first, *const fresh = s->fresh;
+    uint8_t *const after_stop = T->after_stop, *const at_stop = T->at_stop, *const bad = s->bad;
+    uint8_t *const trouble = s->trouble, *const evaluated = s->evaluated;
+    uint8_t *const reads_finish = s->reads_finish, *const reads_dense = s->reads_dense;
+    double *const t = T->t, *const h = T->h, *const t_new = T->t_new, *const t_end = s->t_end;
+    double *const err = s->err, *const h_next = s->h_next, *const h_free = s->h_free;
+    double *const log_err = s->log_err, *const log_err1 = s->log_err1, *const log_err2 = s->log_err2;
+    double *const factor = s->factor, *const rejected_before = s->rejected_before;
+    int64_t *const count = s->count, *const accepted = s->accepted, *const fev = s->fev;
 
     for (int64_t l = 0; l < L; l++) {
-        int status = T->active[l] ? FN(propose)(s, l) : NC_OK;
+        int status = active[l] ? FN(propose)(s, l) : NC_OK;
         if (status)
             FN(finish_sample)(s, l, status);
-        if (!T->active[l]) {
-            T->h[l] = 0;
-            T->t_new[l] = T->t[l];
-            T->at_stop[l] = T->after_stop[l] = 0;
+        if (!active[l]) {
+            h[l] = 0;
+            t_new[l] = t[l];
+            at_stop[l] = after_stop[l] = 0;
         }
     }
     if (s->n_live == 0)
@@ -303,7 +315,7 @@ static int FN(tile_step)(FN(lanes) *s)
     for (int64_t l = 0; T->other && l < L; l++)
         if (T->switched[l]) {
             T->switched[l] = 0;
-            s->evaluated[l] = 1; /* the explicit step's last stage is a value of the field */
+            evaluated[l] = 1; /* the explicit step's last stage is a value of the field */
             s->switches[l]++;
         }
     int finish_first = adaptive && FN(error_reads_finish)(m);
@@ -314,33 +326,34 @@ static int FN(tile_step)(FN(lanes) *s)
 
     /* judge */
     int any_accepted = 0, all_accepted = 1, need_finish = 0;
-    FN(find_nonfinite)(T->y1, D, L, s->bad);
+    FN(find_nonfinite)(T->y1, D, L, bad);
     if (adaptive) {
-        FN(method_error)(T, s->part, s->tmp, s->err);
+        FN(method_error)(T, s->part, s->tmp, err);
         for (int64_t l = 0; l < L; l++)
-            if (s->bad[l] || FN(method_failed)(T, l))
-                s->err[l] = HUGE_VAL;
+            if (bad[l] || (!plain && FN(method_failed)(T, l)))
+                err[l] = HUGE_VAL;
         int64_t whole = (L + 7) & ~(int64_t)7; /* vectors of float64 */
         for (int64_t l = L; l < whole; l++)
-            s->err[l] = 1;
-        control_factor(c, s->err, s->log_err, s->log_err1, s->log_err2, s->rejected_before,
-                       s->factor, whole);
+            err[l] = 1;
+        control_factor(c, err, log_err, log_err1, log_err2, rejected_before, factor, whole);
     }
     for (int64_t l = 0; l < L; l++) {
-        int ok = T->active[l] && (adaptive ? s->err[l] <= 1 : !s->bad[l] && !FN(method_failed)(T, l));
-        s->mask[l] = ok ? -1 : 0;
+        int ok = active[l] && (adaptive ? err[l] <= 1 : !bad[l] && (plain || !FN(method_failed)(T, l)));
+        mask[l] = ok ? -1 : 0;
         any_accepted += ok;
         all_accepted &= ok;
         int exact; /* does this lane read its step stage's derivative, whatever the others do? */
-        int finish = ok && !T->z && FN(method_finishes)(FN(maker)(T, l)->method) && (c->mode == NC_REPLAY || T->t_new[l] != s->t_end[l] ||
-                            (FN(output_due)(s, l, &exact) && !exact));
+        int finish = ok && (plain || (!T->z && FN(method_finishes)(FN(maker)(T, l)->method))) &&
+                     (c->mode == NC_REPLAY || t_new[l] != t_end[l] ||
+                      (FN(output_due)(s, l, &exact) && !exact));
         need_finish |= finish;
-        s->reads_finish[l] = (uint8_t)(finish_first || finish);
-        s->reads_dense[l] = 0;
-        if (T->active[l])
-            s->fev[l] += FN(method_work)(T, l, s->jev + l, s->factored + l);
-        if (T->active[l] && FN(maker)(T, l) == T)
-            s->fev[l] += finish_first || finish;
+        reads_finish[l] = (uint8_t)(finish_first || finish);
+        reads_dense[l] = 0;
+        if (!active[l])
+            continue;
+        fev[l] += plain ? m->n_step - 2 : FN(method_work)(T, l, s->jev + l, s->factored + l);
+        if (plain || FN(maker)(T, l) == T)
+            fev[l] += finish_first || finish;
     }
     if (!finish_first && FN(method_finishes)(m) &&
         (need_finish || (any_accepted && T->keep_res[last]))) {
@@ -365,9 +378,9 @@ static int FN(tile_step)(FN(lanes) *s)
             T->y = T->y1;
             T->y1 = swap;
         } else {
-            FN(select_lanes)(T->y, T->y1, s->mask, D, L);
+            FN(select_lanes)(T->y, T->y1, mask, D, L);
         }
-        FN(method_advance)(T, s->mask, all_accepted);
+        FN(method_advance)(T, mask, all_accepted);
         if (T->z)
             FN(coupled_apart)(T, s->part, s->tmp, s->pad, s->apart);
         if (p->events.n)
@@ -375,64 +388,65 @@ static int FN(tile_step)(FN(lanes) *s)
     }
 
     for (int64_t l = 0; l < L; l++) {
-        if (!T->active[l])
+        if (!active[l])
             continue;
-        FN(method_remember)(T, l, s->mask[l] != 0);
-        if (!s->mask[l]) {
+        if (!plain)
+            FN(method_remember)(T, l, mask[l] != 0);
+        if (!mask[l]) {
             FN(reject)(s, l);
             continue;
         }
-        s->accepted[l]++;
-        s->first[l] = 0;
+        accepted[l]++;
+        first[l] = 0;
         int cut = FN(is_cut)(s, l);
-        double end = cut ? s->ev.cut_t[l] : T->t_new[l];
-        int whole = end == T->t_new[l]; /* an event may end it before */
+        double end = cut ? s->ev.cut_t[l] : t_new[l];
+        int whole = end == t_new[l]; /* an event may end it before */
         if (c->mode == NC_FIXED_STEPS) {
             if (whole)
-                s->count[l] = s->count[l] + 1 == c->n_sub ? 0 : s->count[l] + 1;
+                count[l] = count[l] + 1 == c->n_sub ? 0 : count[l] + 1;
         } else if (c->mode == NC_FIXED_DT) {
-            double to = s->times[l][0] + (double)(s->count[l] + 1) * s->dir[l] * c->dt;
+            double to = s->times[l][0] + (double)(count[l] + 1) * s->dir[l] * c->dt;
             if (s->dir[l] * (end - to) >= -1e-9 * c->dt)
-                s->count[l]++;
+                count[l]++;
         } else {
-            s->count[l]++;
+            count[l]++;
         }
         if (adaptive) {
-            double h = T->h[l] * s->factor[l];
-            if (T->h[l] != s->h_free[l] && fabs(s->h_free[l]) > fabs(h))
-                h = s->h_free[l]; /* clipped: the proposal still stands */
-            s->h_next[l] = h;
-            s->log_err2[l] = s->log_err1[l];
-            s->log_err1[l] = fmax(s->log_err[l], c->log2_memory_floor);
-            s->rejected_before[l] = 0;
-            s->trouble[l] = 0;
+            double next = h[l] * factor[l];
+            if (h[l] != h_free[l] && fabs(h_free[l]) > fabs(next))
+                next = h_free[l]; /* clipped: the proposal still stands */
+            h_next[l] = next;
+            log_err2[l] = log_err1[l];
+            log_err1[l] = fmax(log_err[l], c->log2_memory_floor);
+            rejected_before[l] = 0;
+            trouble[l] = 0;
         }
-        s->evaluated[l] = 0;
+        evaluated[l] = 0;
         if (T->other)
             FN(switch_method)(s, l);
-        T->after_stop[l] = T->at_stop[l] && whole;
-        if (T->after_stop[l]) {
+        after_stop[l] = at_stop[l] && whole;
+        if (after_stop[l]) {
             s->stop[l]++;
-            s->fresh[l] = 1;
+            fresh[l] = 1;
         }
-        T->t[l] = end;
+        t[l] = end;
         if (T->z) {
-            s->fev[l] += m->n_step - 1; /* of the way back */
+            fev[l] += m->n_step - 1; /* of the way back */
             if (FN(fell_apart)(s, l))
                 continue;
         }
         if (cut) {
-            s->fresh[l] = 1;
+            fresh[l] = 1;
             s->ev.node[l] = end;
         }
         if (p->events.n && s->ev.ends[l]) {
-            T->h[l] = s->ev.ends[l] == NC_STEP_UNDERFLOW ? s->ev.pause[l] : T->h[l];
+            h[l] = s->ev.ends[l] == NC_STEP_UNDERFLOW ? s->ev.pause[l] : h[l];
             FN(finish_sample)(s, l, s->ev.ends[l]);
             continue;
         }
         int done = c->mode == NC_REPLAY
-                       ? s->count[l] == p->grid_off[T->sample[l] + 1] - p->grid_off[T->sample[l]]
-                       : T->t[l] == s->t_end[l];
+                       ? count[l] == p->grid_off[T->sample[l] + 1] - p->grid_off[T->sample[l]]
+                       : t[l] == t_end[l];
         if (T->z && s->record && FN(keep_pair)(s, l, done))
             stop = NC_STOP_MEMORY;
         if (done)

@@ -140,7 +140,8 @@ NC_INLINE VF v_expm1(VF x)
 }
 
 /* With u = |x| - k ln2/2 and q = (exp(2u) - 1) / 2:
- *     tanh|x| = (exp(2|x|) - 1) / (exp(2|x|) + 1) = (q + (1 - 2^-k)/2) / (q + (1 + 2^-k)/2). */
+ *     tanh|x| = (exp(2|x|) - 1) / (exp(2|x|) + 1) = (q + (1 - 2^-k)/2) / (q + (1 + 2^-k)/2),
+ * whose denominator is the numerator and 2^-k: a rounding of the numerator is in both. */
 NC_INLINE VF v_tanh(VF x)
 {
 #if defined(NC_REAL_IS_F64)
@@ -158,7 +159,8 @@ NC_INLINE VF v_tanh(VF x)
     VF u = vfma(minus_k, vset1(LN2_LO / 2), vfma(minus_k, vset1(LN2_HI / 2), t));
 #endif
     VF q = vfma(u * u, poly(u, EXP_DEGREE, c_tanh), u);
-    return vxorsign((q + (K(0.5) - i)) / (q + (K(0.5) + i)), x);
+    VF above = q + (K(0.5) - i);
+    return vxorsign(above / vfma(i, K(2.0), above), x);
 }
 
 /* 1 / (1 + exp(-x)). Both sides of the fraction carry the factor 2^-SHIFT, so that the denominator
