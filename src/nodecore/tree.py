@@ -75,11 +75,11 @@ def _flatten(tree: Any, leaves: list[Any]) -> TreeDef:
         return None
     if isinstance(tree, dict):
         keys = _sorted_keys(tree)
-        children = [tree[k] for k in keys]
-        if set(builtins.map(type, children)) == _ARRAYS:  # most dicts; no call for each
-            leaves += children
+        values = [tree[k] for k in keys]
+        if set(builtins.map(type, values)) == _ARRAYS:  # most dicts; no call for each
+            leaves += values
             return ("dict", keys, (LEAF,) * len(keys))
-        return ("dict", keys, tuple([_flatten(child, leaves) for child in children]))
+        return ("dict", keys, tuple([_flatten(value, leaves) for value in values]))
     if isinstance(tree, tuple):
         children = tuple([_flatten(child, leaves) for child in tree])
         if hasattr(kind, "_fields"):
