@@ -206,7 +206,7 @@ struct nc_problem {
 
     /* how the batch is cut; chunks have records of their own */
     int64_t tile; /* lanes */
-    int64_t window; /* tiles of samples that are made ready at a time: lanes.h, "The queue" */
+    int64_t window; /* tiles of samples that are made ready at a time: lanes/queue.h */
     int64_t n_chunks;
     nc_record *records; /* [n_chunks], or NULL: nothing is kept */
 

@@ -17,6 +17,7 @@
 #include "methods/method.h"
 #include "lanes/event_state.h"
 #include "lanes/lanes.h"
+#include "lanes/queue.h"
 #include "lanes/checkpoint.h"
 #include "lanes/events.h"
 #include "lanes/drive.h"

@@ -1,5 +1,5 @@
 /* A step of all lanes, a chunk, and all of them: the part of a lane's life between load and retire
- * (lanes.h). Methods never see samples; this file never sees stages. */
+ * (queue.h). Methods never see samples; this file never sees stages. */
 
 /* ---- A tile step ---------------------------------------------------------------------------- */
 
