@@ -220,10 +220,11 @@ def test_derivatives_of_random_fields(field):
     g = trace.graph
     ins = [trace.t, trace.y, *trace.params, *trace.args]
     env = point(trace, field)
-    vs = [RNG.normal(size=i.n) for i in ins]
+    rng = np.random.default_rng(7)  # of its own: nobody knows how many examples there are
+    vs = [rng.normal(size=i.n) for i in ins]
     v = [g.input("v", i, x.n, STEP) for i, x in enumerate(ins)]
     ct = g.input("ct", 0, trace.out.n, STEP)
-    u = RNG.normal(size=trace.out.n)
+    u = rng.normal(size=trace.out.n)
     full = {**env, **dict(zip(v, vs, strict=True)), ct: u}
 
     def f(s):
@@ -247,7 +248,7 @@ def test_sinks_hold_the_gradient_of_params(field):
     g = trace.graph
     env = point(trace, field)
     ct = g.input("ct", 0, trace.out.n, STEP)
-    env[ct] = RNG.normal(size=trace.out.n)
+    env[ct] = np.random.default_rng(7).normal(size=trace.out.n)
     direct = autodiff.vjp(g, trace.outs, [ct], [trace.y, *trace.args, *trace.params])
     sinks = []
     fast = autodiff.vjp(g, trace.outs, [ct], [trace.y], sinks, SAMPLE)
@@ -482,6 +483,8 @@ def test_divergence_of_trees():
 
 
 def test_transforms_inside_fields():
+    rng = np.random.default_rng(8)
+
     def hamilton(t, y, p):
         def energy(z):
             return z[2:] @ z[2:] / 2 - p["k"] * np.cos(z[0] - z[1]) + z[0] * z[3] * t
@@ -489,7 +492,7 @@ def test_transforms_inside_fields():
         dH = grad(energy)(y)
         return np.concatenate([dH[2:], -dH[:2]])
 
-    y, p = RNG.normal(size=4), {"k": 1.3}
+    y, p = rng.normal(size=4), {"k": 1.3}
     trace = trace_field(hamilton, spec_of(y), spec_of(p))
     (got,) = evaluate(trace.outs, {trace.t: 0.4, trace.y: y, trace.params[0]: 1.3})
     np.testing.assert_allclose(got, hamilton(0.4, y, p), rtol=1e-12)
@@ -500,7 +503,7 @@ def test_transforms_inside_fields():
         value, pullback = vjp(lambda z: {"w": z**2 * t}, moved)
         return {"z": pullback({"w": value["w"]}), "l": -div}
 
-    s, p = {"z": RNG.normal(size=3), "l": 0.0}, {"W": W1}
+    s, p = {"z": rng.normal(size=3), "l": 0.0}, {"W": W1}
     trace = trace_field(flow, spec_of(s), spec_of(p))
     env = {trace.t: 0.4, trace.y: np.append(0.0, s["z"]), trace.params[0]: W1}
     expected = flow(0.4, s, p)
@@ -509,7 +512,7 @@ def test_transforms_inside_fields():
     # a whole adjoint of it
     ct = trace.graph.input("ct", 0, 4, STEP)
     bars = autodiff.vjp(trace.graph, trace.outs, [ct], [trace.y, *trace.params])
-    u, v = RNG.normal(size=4), RNG.normal(size=3)
+    u, v = rng.normal(size=4), rng.normal(size=3)
     got = evaluate([bars[0]], {**env, ct: u})[0][1:] @ v
 
     def f(h):
