@@ -26,7 +26,7 @@ typedef struct {
     FN(tile) tile, stiff_tile; /* the second is the first one's `other` */
     int64_t L, pad; /* pad: L rounded up to whole float64 vectors */
     int64_t next, end; /* the samples of this chunk that wait for the queue */
-    int shared;        /* samples come from the problem's counter, L at a time */
+    int shared;        /* samples come from the problem's counter, a window at a time */
     int silent;        /* a step made again: outputs and results are there already */
     nc_record *record;
     char *slot;        /* where the next step's entry is completed, or NULL */
