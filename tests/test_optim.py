@@ -42,7 +42,7 @@ def test_update_is_pure():
     first = adam.update(params, grads, state)
     second = adam.update(params, grads, state)
     assert np.array_equal(params["k"], [1, 1]) and np.array_equal(grads["k"], [3, 3])
-    assert state.step == 0 and not state.mean["k"].any()
+    assert state.step == 0 and not any(m.any() for m in state.mean.values())
     assert np.array_equal(first[0]["k"], second[0]["k"])
 
 
@@ -73,3 +73,5 @@ def test_errors():
         adam.update(params, {"q": np.ones(2)}, state)
     with pytest.raises(InputError, match=r"shape \(2,\) has a gradient of \(3,\)"):
         adam.update(params, {"k": np.ones(3)}, state)
+    with pytest.raises(InputError, match="state is that of other params"):
+        adam.update({"k": np.ones(3)}, {"k": np.ones(3)}, state)

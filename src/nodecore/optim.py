@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,20 @@ from nodecore.status import InputError
 
 __all__ = ["Adam"]
 
+Vector: TypeAlias = npt.NDArray[Any]
+
 
 def _float_leaf(leaf: Any) -> npt.NDArray[Any]:
     array = np.asarray(leaf)
     return array if array.dtype.kind == "f" else array.astype(np.float64)
+
+
+def _sizes(leaves: list[Vector]) -> dict[Any, int]:
+    """How many elements the leaves of each dtype have."""
+    sizes: dict[Any, int] = {}
+    for p in leaves:
+        sizes[p.dtype] = sizes.get(p.dtype, 0) + p.size
+    return sizes
 
 
 def _learning_rate(lr: float | Callable[[int], float], step: int) -> float:
@@ -33,11 +43,15 @@ def _learning_rate(lr: float | Callable[[int], float], step: int) -> float:
 
 
 class AdamState(NamedTuple):
-    """The number of updates made, and the running means of the gradient and of its square."""
+    """The number of updates made, and the running means of the gradient and of its square.
+
+    The means are one vector for each dtype of the leaves, which follow each other in it: a tree has
+    many small ones.
+    """
 
     step: int
-    mean: Any
-    square: Any
+    mean: dict[Any, Vector]
+    square: dict[Any, Vector]
 
 
 @dataclass(frozen=True)
@@ -80,11 +94,9 @@ class Adam:
 
     def init(self, params: Any) -> AdamState:
         """The state before the first update."""
-        return AdamState(
-            0,
-            tree.map(lambda leaf: np.zeros_like(_float_leaf(leaf)), params),
-            tree.map(lambda leaf: np.zeros_like(_float_leaf(leaf)), params),
-        )
+        sizes = _sizes([_float_leaf(leaf) for leaf in tree.flatten(params)[0]])
+        zeros = [{dtype: np.zeros(n, dtype) for dtype, n in sizes.items()} for _ in range(2)]
+        return AdamState(0, zeros[0], zeros[1])
 
     def update(self, params: Any, grads: Any, state: AdamState) -> tuple[Any, AdamState]:
         """One step.
@@ -103,28 +115,30 @@ class Adam:
         Raises
         ------
         InputError
-            If the trees differ in structure or in shapes.
+            If the trees differ in structure or in shapes, or the state is that of other params.
         """
         step = state.step + 1
         lr = _learning_rate(self.lr, state.step)
         # The two bias corrections, Algorithm 1 of [1]
         c1, c2 = 1.0 - self.b1**step, 1.0 - self.b2**step
-        treedef, columns = tree.columns(params, grads, state.mean, state.square)
-        leaves, slopes = [_float_leaf(p) for p in columns[0]], [np.asarray(g) for g in columns[1]]
+        treedef, (leaves, slopes) = tree.columns(params, grads)
+        leaves, slopes = [_float_leaf(p) for p in leaves], [np.asarray(g) for g in slopes]
         for p, g in zip(leaves, slopes, strict=True):
             if p.shape != g.shape:
                 raise InputError(f"a parameter of shape {p.shape} has a gradient of {g.shape}")
-        new: list[list[Any]] = [[None] * len(leaves) for _ in range(3)]
-        # Leaves of one dtype are one vector: a tree has many small ones.
-        for dtype in {p.dtype for p in leaves}:
+        if _sizes(leaves) != {dtype: m.size for dtype, m in state.mean.items()}:
+            raise InputError("the optimizer's state is that of other params: start with init")
+        new = list(leaves)
+        mean, square = {}, {}
+        for dtype, before in state.mean.items():
             where = [i for i, p in enumerate(leaves) if p.dtype == dtype]
-            p, g, m, v = (
+            p, g = (
                 np.concatenate([c[i].reshape(-1) for i in where], dtype=dtype)
-                for c in (leaves, slopes, *columns[2:])
+                for c in (leaves, slopes)
             )
-            m *= self.b1
+            mean[dtype] = m = self.b1 * before
             m += (1.0 - self.b1) * g
-            v *= self.b2
+            square[dtype] = v = self.b2 * state.square[dtype]
             v += (1.0 - self.b2) * np.square(g)
             denominator = np.sqrt(v / c2)
             denominator += self.eps
@@ -132,8 +146,6 @@ class Adam:
             start = 0
             for i in where:
                 end = start + leaves[i].size
-                for out, flat in zip(new, (p, m, v), strict=True):
-                    out[i] = flat[start:end].reshape(leaves[i].shape)
+                new[i] = p[start:end].reshape(leaves[i].shape)
                 start = end
-        params, mean, square = (tree.unflatten(treedef, out) for out in new)
-        return params, AdamState(step, mean, square)
+        return tree.unflatten(treedef, new), AdamState(step, mean, square)

@@ -64,7 +64,6 @@ def names(families: tuple[str, ...] = STEPPED) -> tuple[str, ...]:
 
 @cache
 def _method(name: str) -> Method:
-    # Family by family, so that none is imported in vain.
     return next(b[name] for f in _TABLES if name in (b := _builders((f,))))()
 
 
@@ -121,7 +120,7 @@ def get(name: str | Method, families: tuple[str, ...] = STEPPED) -> Method:
 
 @cache
 def _find(name: str, families: tuple[str, ...]) -> Method:
-    if name in _builders(families):
+    if any(name in _builders((f,)) for f in families):  # so that none is imported in vain
         return _method(name)
     index = _index(families)
     key = normal(name)
