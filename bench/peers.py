@@ -22,6 +22,7 @@ import importlib.util
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -38,6 +39,7 @@ import report
 HERE = Path(__file__).parent
 CURVES = ("S1", "S2", "S3a", "S6v-1", "S6r-1", "S7")
 OURS = "nodecore"
+SETTLE = 0.05  # seconds
 
 
 def say(text: str) -> None:
@@ -275,16 +277,18 @@ def take_turns(
     times: dict[Turn, dict[int, list[float]]] = {turn: {} for turn in turns}
     spent = dict.fromkeys(turns, 0.0)
     least = min(3, rounds)
+    order = random.Random(rounds)
     for r in range(rounds):
         # another order each round, so that nobody always follows the same neighbour
-        k = r % max(len(turns), 1)
-        for turn in turns[k:] + turns[:k]:
+        for turn in order.sample(turns, len(turns)):
             name, what, tolerance = turn
             if name not in alive or (spent[turn] > seconds and len(times[turn]) >= least):
                 continue
             try:
                 if rtol:
                     alive[name].ask("tolerance", rtol=tolerance or rtol)
+                # idle threads of the library before go on spinning for milliseconds
+                time.sleep(SETTLE)
                 times[turn][r] = alive[name].ask("burst", what=what, seconds=seconds / rounds)
                 spent[turn] += sum(times[turn][r])
             except PeerError as e:
