@@ -1088,7 +1088,8 @@ cdef class Run:
             p.curve.start, p.curve.size = <const double *> _ptr(start), <const double *> _ptr(size)
             p.curve.coef = _ptr(coef)
             p.curve.degree, p.curve.rows = coef.shape[1] - 1, coef.shape[2]
-        self._cut(keep is not None)
+        # a grid that is gone through again is cut as when it was made
+        self._cut(keep is not None, c.mode == NC_ADAPTIVE or expected is not None)
         p.parts = self.parts
         fields._bind_parts(p, self.parts)
         if keep is not None:
@@ -1154,12 +1155,10 @@ cdef class Run:
         self._know((self.events, self.event_y, self.event_off))
         return 0
 
-    cdef int _cut(self, bint keep) except -1:
+    cdef int _cut(self, bint keep, bint adaptive) except -1:
         """Tile width, number of chunks and the window: functions of batch and program only."""
         cdef nc_problem *p = &self.p
         cdef int64_t B = p.batch, v = self.be.vector_lanes, L, each, most, tiles, share
-        # a grid that is gone through again is cut as when it was made
-        cdef bint adaptive = p.control.mode == NC_ADAPTIVE or self.inputs[13] is not None
         p.window = p.n_chunks = 1
         if p.opaque_field != NULL:
             p.tile = (B + v - 1) // v * v

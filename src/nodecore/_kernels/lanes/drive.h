@@ -351,7 +351,8 @@ static int FN(tile_step)(FN(lanes) *s)
         reads_dense[l] = 0;
         if (!active[l])
             continue;
-        fev[l] += plain ? m->n_step - 2 : FN(method_work)(T, l, s->jev + l, s->factored + l);
+        fev[l] += plain ? FN(explicit_work)(m, 0)
+                        : FN(method_work)(T, l, s->jev + l, s->factored + l);
         if (plain || FN(maker)(T, l) == T)
             fev[l] += finish_first || finish;
     }

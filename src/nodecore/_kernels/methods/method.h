@@ -219,12 +219,18 @@ static void FN(method_restore)(FN(tile) *s)
     by->p = by->whole;
 }
 
+/* Evaluations of an explicit step, but for that at its end. */
+NC_INLINE int64_t FN(explicit_work)(const nc_tableau *m, int coupled)
+{
+    return m->n_step - (coupled ? 1 : 2);
+}
+
 /* Evaluations per lane of the last step: of the field, of the Jacobian, factorisations. */
 static int64_t FN(method_work)(FN(tile) *s, int64_t l, int64_t *jev, int64_t *factored)
 {
     s = FN(maker)(s, l);
     if (s->method->family == NC_EXPLICIT)
-        return s->z ? s->method->n_step - 1 : s->method->n_step - 2;
+        return FN(explicit_work)(s->method, s->z != NULL);
     *jev += s->n.jev[l];
     *factored += s->n.factored[l];
     return s->n.fev[l];

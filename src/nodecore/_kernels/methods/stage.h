@@ -234,13 +234,16 @@ static void FN(error_norm)(FN(tile) *s, double *part, double *tmp, double *err)
     }
 }
 
-/* b_i(theta), a polynomial of coefficients P. */
-NC_INLINE double FN(dense_weight)(const double *P, int degree, double theta)
+/* w = b_i(theta), a polynomial of coefficients P, at n numbers theta. */
+NC_INLINE void FN(dense_weight)(const double *P, int degree, const double *theta, int n, double *w)
 {
-    double v = 0;
+    for (int q = 0; q < n; q++)
+        w[q] = 0;
     for (int k = degree - 1; k >= 0; k--)
-        v = v * theta + P[k];
-    return v * theta;
+        for (int q = 0; q < n; q++)
+            w[q] = w[q] * theta[q] + P[k];
+    for (int q = 0; q < n; q++)
+        w[q] *= theta[q];
 }
 
 /* All b_i(theta), and their derivatives unless dw is NULL. */
@@ -248,7 +251,7 @@ static void FN(dense_weights)(const nc_tableau *m, double theta, double *w, doub
 {
     for (int i = 0; i < m->n_stages; i++) {
         const double *P = m->P + i * m->degree;
-        w[i] = FN(dense_weight)(P, m->degree, theta);
+        FN(dense_weight)(P, m->degree, &theta, 1, w + i);
         if (!dw)
             continue;
         dw[i] = 0;
@@ -263,23 +266,18 @@ static void FN(dense)(FN(tile) *s, const double *theta, REAL *out)
     const nc_tableau *m = s->method;
     const REAL *k[NC_MAX_STAGES];
     const double *h = m->family == NC_ROSENBROCK ? NULL : s->h;
-    const int64_t L = s->L;
+    const int64_t L = s->L, each = L == 1 ? 1 : VL;
     for (int i = 0; i < m->n_stages; i++) {
         const double *P = m->P + i * m->degree;
         REAL *coef = s->coef + i * L;
         k[i] = s->k[i];
-        if (L == 1) {
-            double w = FN(dense_weight)(P, m->degree, theta[0]);
-            coef[0] = (REAL)(h ? h[0] * w : w);
-        }
-        for (int64_t l = 0; l + VL <= L; l += VL) {
-            double w[VL] = {0}; /* as dense_weight, in whole vectors */
-            for (int j = m->degree - 1; j >= 0; j--)
-                for (int q = 0; q < VL; q++)
-                    w[q] = w[q] * theta[l + q] + P[j];
-            for (int q = 0; q < VL; q++)
-                w[q] *= theta[l + q];
-            for (int q = 0; q < VL; q++)
+        for (int64_t l = 0; l < L; l += each) {
+            double w[VL];
+            if (L == 1)
+                FN(dense_weight)(P, m->degree, theta, 1, w);
+            else
+                FN(dense_weight)(P, m->degree, theta + l, VL, w);
+            for (int64_t q = 0; q < each; q++)
                 coef[l + q] = (REAL)(h ? h[l + q] * w[q] : w[q]);
         }
     }
